@@ -1,0 +1,33 @@
+"""The errors that callers can catch. Each message says what, where, expected and got."""
+
+
+class StarsError(Exception):
+    """Base of every error that the engine raises on purpose."""
+
+
+class ConfigError(StarsError):
+    """A configuration that cannot be used; names the file and the key."""
+
+
+class DataError(StarsError):
+    """A dataset that breaks the schema; names the file, the row and the column."""
+
+
+class BundleError(StarsError):
+    """A bundle that is incomplete, altered or of another version; names the file and the reason."""
+
+
+class RequestError(StarsError):
+    """A request that breaks the contract; names the field, what was expected and what came."""
+
+
+class BackendUnavailable(StarsError):
+    """A backend was asked for that this machine cannot run; says why and what to install."""
+
+
+class EndpointError(StarsError):
+    """A text endpoint failed or answered outside its protocol; names the address and the answer."""
+
+
+class ServerError(StarsError):
+    """The inference server did not start, stopped or does not answer; carries the end of its log."""

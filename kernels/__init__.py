@@ -1,0 +1,3 @@
+"""Operators of the STARS engine: one folder an op, whose `reference.py` is the specification."""
+
+OWNER = "stars-engine"
