@@ -1,0 +1,35 @@
+"""Item masks as bitmaps: 32 items a word, as the exact scan of every backend reads them."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+WORD_BITS = 32
+
+
+def mask_words(n_items: int) -> int:
+    """Words that hold one bit an item: ceil(n_items / 32)."""
+    return -(-n_items // WORD_BITS)
+
+
+def pack_mask(allowed: NDArray[np.bool_]) -> NDArray[np.int32]:
+    """Bit j of word w equals allowed[..., 32 w + j]; the bits past the last item are 0.
+
+    Args:
+        allowed: [..., N] bool.
+    Returns:
+        [..., ceil(N / 32)] int32.
+    Raises:
+        TypeError: `allowed` is not bool.
+    """
+    if allowed.dtype != np.bool_:
+        raise TypeError(f"pack_mask: allowed: expected dtype bool, got {allowed.dtype}")
+    packed = np.packbits(allowed, axis=-1, bitorder="little")
+    words = np.zeros((*allowed.shape[:-1], mask_words(allowed.shape[-1]) * 4), np.uint8)
+    words[..., : packed.shape[-1]] = packed
+    return words.view("<i4").astype(np.int32, copy=False)
+
+
+def unpack_mask(words: NDArray[np.int32], n_items: int) -> NDArray[np.bool_]:
+    """The inverse of pack_mask: [..., ceil(N / 32)] int32 to [..., N] bool."""
+    octets = np.ascontiguousarray(words, "<i4").view(np.uint8)
+    return np.unpackbits(octets, axis=-1, count=n_items, bitorder="little").view(np.bool_)
