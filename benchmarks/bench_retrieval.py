@@ -38,10 +38,8 @@ def searches(threads: int) -> dict[str, Search]:
         return index.search(queries[:, :DIM], K, words).items
 
     def faiss_selector() -> NDArray[np.int64]:
-        selector = faiss.IDSelectorBitmap(octets)
-        found: NDArray[np.int64] = flat.search(
-            queries, K, params=faiss.SearchParameters(sel=selector)
-        )[1]
+        parameters = faiss.SearchParameters(sel=faiss.IDSelectorBitmap(octets))
+        found: NDArray[np.int64] = flat.search(queries, K, params=parameters)[1]
         return found
 
     def faiss_more() -> NDArray[np.int64]:

@@ -25,12 +25,12 @@ class TopK(NamedTuple):
 class ExactIndex:
     """Scores every item with h·c + b; the bias is one more dimension: [c ; b]·[h ; 1].
 
-    It calls FAISS's scan on an array of ours instead of filling an `IndexFlatIP`: numpy asks the
-    kernel for huge pages and FAISS's vector does not. 68,000 x 64 items, k = 10, 400 items masked,
-    two queries of one request: 1.2 ms with one thread and 0.6 with two, against 3.0 and 1.8 for
-    `IndexFlatIP` with the same selector, 1.8 and 1.0 for asking it for 400 more and dropping them,
-    4.4 and 5.1 for a numpy product with argpartition (medians of 60 interleaved runs; repeat with
-    `pytest benchmarks/bench_retrieval.py --benchmark-only`).
+    The plain flat index with a bitmap selector is the fastest exact way that was measured: 68,000 x
+    64 items, k = 10, 400 items masked, both queries of a request: 1.3-1.4 ms with one thread and
+    0.7-0.8 with two (about 0.5 ms more where the rows have left the cache). Asking for 400 more
+    without a selector and dropping them took 1.4-1.5, a numpy product with argpartition 2.9 and
+    more; blocks of items that fit the cache, huge pages and padded rows changed nothing. Command:
+    `OMP_NUM_THREADS=1 pytest benchmarks/bench_retrieval.py --benchmark-only`, two shared cores.
     """
 
     def __init__(
@@ -58,12 +58,12 @@ class ExactIndex:
             )
         if threads < 1:
             raise ValueError(f"ExactIndex: threads: expected at least 1, got {threads}")
-        self._rows = np.empty((self.n_items, self.dim + 1), np.float32)
-        self._rows[:, :-1] = candidates
-        self._rows[:, -1] = bias
-        if not np.isfinite(self._rows).all():
+        rows = np.column_stack([candidates, bias])
+        if not np.isfinite(rows).all():
             raise ValueError("ExactIndex: candidates and bias: expected finite numbers")
-        self._largest_norm = _norms(self._rows).max(initial=0.0)
+        self._index = faiss.IndexFlatIP(self.dim + 1)
+        self._index.add(rows)
+        self._largest_norm = _norms(rows).max(initial=0.0)
         self._all = pack_mask(np.ones(self.n_items, np.bool_))
         faiss.omp_set_num_threads(threads)
 
@@ -147,23 +147,12 @@ class ExactIndex:
 
     def _nearest(self, queries: NDArray[np.float32], k: int, words: NDArray[np.int32]) -> TopK:
         """FAISS's own answer: ties in any order, and any of those that tie for the last place."""
-        batch = queries.shape[0]
-        scores = np.empty((batch, k), np.float32)
-        items = np.empty((batch, k), np.int64)
-        octets = np.ascontiguousarray(words, "<i4").view(np.uint8)
         # Without a selector FAISS goes through BLAS from some batch size on, and the bits change.
+        octets = np.ascontiguousarray(words, "<i4").view(np.uint8)
         selector = faiss.IDSelectorBitmap(octets.size, faiss.swig_ptr(octets))
-        faiss.knn_inner_product(
-            faiss.swig_ptr(queries),
-            faiss.swig_ptr(self._rows),
-            self.dim + 1,
-            batch,
-            self.n_items,
-            k,
-            faiss.swig_ptr(scores),
-            faiss.swig_ptr(items),
-            selector,
-        )
+        parameters = faiss.SearchParameters()
+        parameters.sel = selector
+        scores, items = self._index.search(queries, k, params=parameters)
         scores[items < 0] = -np.inf
         return TopK(scores, items)
 

@@ -4,7 +4,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-import engine.retrieval.exact as exact
 from engine.retrieval.exact import ExactIndex, TopK
 from engine.retrieval.mask import pack_mask
 
@@ -119,13 +118,15 @@ def test_scores_are_as_close_to_float64_as_numpy_is() -> None:
 
 def test_the_two_vectors_of_a_request_are_one_scan(monkeypatch: pytest.MonkeyPatch) -> None:
     batches: list[int] = []
-    scan = exact.faiss.knn_inner_product
+    scan = ExactIndex._nearest
 
-    def counted(*arguments: object) -> None:
-        batches.append(int(str(arguments[3])))
-        scan(*arguments)
+    def counted(
+        self: ExactIndex, queries: NDArray[np.float32], k: int, words: NDArray[np.int32]
+    ) -> TopK:
+        batches.append(len(queries))
+        return scan(self, queries, k, words)
 
-    monkeypatch.setattr(exact.faiss, "knn_inner_product", counted)
+    monkeypatch.setattr(ExactIndex, "_nearest", counted)
     index = ExactIndex(np.arange(80, dtype=np.float32).reshape(40, 2), np.zeros(40, np.float32))
     allowed = np.ones((4, 40), bool)
     allowed[2:, 7] = False
@@ -146,8 +147,10 @@ def test_queries_that_are_not_finite_are_refused(value: float) -> None:
 
 
 def test_queries_whose_scores_leave_float32_are_refused() -> None:
-    with pytest.raises(ValueError, match="scores inside float32"):
-        index_of().search(np.full((1, 3), 3e38, np.float32), 5)
+    index = ExactIndex(np.full((4, 3), 1e20, np.float32), np.zeros(4, np.float32))
+    assert np.isfinite(index.search(np.full((1, 3), 1e17, np.float32), 4).scores).all()
+    with pytest.raises(ValueError, match="scores inside float32, got a row with the largest"):
+        index.search(np.full((1, 3), 1e19, np.float32), 4)
 
 
 def test_requests_of_another_shape_or_type_are_refused() -> None:
