@@ -1,0 +1,73 @@
+"""The front model: parses the requests of a batch, asks the engine once, replies to each."""
+
+from __future__ import annotations  # the server fills pb_utils in after this module is read
+
+import json
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+from engine.errors import RequestError
+from engine.serving.recommender import Recommender
+from engine.serving.request import Reply, Request, at_row, parse
+
+
+class TritonPythonModel:
+    """Triton Server calls initialize once a process, then execute once a batch of requests."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Loads the bundle named by STARS_BUNDLE or by the model's configuration."""
+        parameters = json.loads(args["model_config"])["parameters"]
+        project = Path(args["model_repository"]).parents[1]
+        bundle = os.environ.get("STARS_BUNDLE") or parameters["bundle"]["string_value"]
+        threads = os.environ.get("STARS_THREADS") or parameters["threads"]["string_value"]
+        self._recommender = Recommender.load(project / bundle, threads=int(threads))
+
+    def execute(self, requests: list[pb_utils.InferenceRequest]) -> list:
+        """One response a request, in order; a bad request spoils no other of its batch."""
+        now_s = int(time.time())
+        parsed = [_parse(request, now_s) for request in requests]
+        rows = [row for request in parsed if isinstance(request, list) for row in request]
+        outcomes = iter(self._recommender.recommend(rows) if rows else ())
+        return [
+            _error(request)
+            if isinstance(request, RequestError)
+            else _respond([next(outcomes) for _ in request])
+            for request in parsed
+        ]
+
+
+def _parse(request: pb_utils.InferenceRequest, now_s: int) -> list[Request] | RequestError:
+    try:
+        parameters = request.parameters()
+    except UnicodeDecodeError as error:
+        # Triton Server passes the bytes of HTTP parameters on without looking at them.
+        return RequestError(f"parameters: expected UTF-8 text, got {error.object[:80]!r}")
+    tensors = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
+    try:
+        return parse(tensors, parameters, now_s)
+    except RequestError as error:
+        return error
+
+
+def _respond(outcomes: list[Reply | RequestError]) -> pb_utils.InferenceResponse:
+    for row, outcome in enumerate(outcomes):
+        if isinstance(outcome, RequestError):
+            return _error(at_row(outcome, row, len(outcomes)))
+    outputs = [
+        pb_utils.Tensor(name, np.stack([getattr(reply, name) for reply in outcomes]))
+        for name in ("item_ids", "scores", "source")
+    ]
+    if outcomes[0].explanation is not None:
+        texts = [[reply.explanation.encode()] for reply in outcomes]
+        outputs.append(pb_utils.Tensor("explanation", np.array(texts, dtype=object)))
+    return pb_utils.InferenceResponse(outputs)
+
+
+def _error(error: RequestError) -> pb_utils.InferenceResponse:
+    return pb_utils.InferenceResponse(
+        error=pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG)
+    )
