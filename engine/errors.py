@@ -21,7 +21,7 @@ class RequestError(StarsError):
     """A request that breaks the contract; names the field, what was expected and what came."""
 
 
-class BackendUnavailable(StarsError):
+class BackendUnavailable(StarsError):  # noqa: N818 - reads as what it says
     """A backend was asked for that this machine cannot run; says why and what to install."""
 
 
@@ -30,4 +30,4 @@ class EndpointError(StarsError):
 
 
 class ServerError(StarsError):
-    """The inference server did not start, stopped or does not answer; carries the end of its log."""
+    """The inference server did not start, stopped or is silent; carries the end of its log."""

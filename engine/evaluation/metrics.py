@@ -1,0 +1,66 @@
+"""Accuracy by the `ir-measures` library; coverage, which it lacks, is ours."""
+
+from collections.abc import Sequence
+
+import ir_measures
+import numpy as np
+from ir_measures import R, Success, nDCG
+from numpy.typing import NDArray
+from scipy.stats import bootstrap
+
+_MEASURES = {
+    "hit@5": Success @ 5,
+    "hit@10": Success @ 10,
+    "recall@10": R @ 10,
+    "ndcg@10": nDCG @ 10,
+}
+ACCURACY = tuple(_MEASURES)
+
+
+def per_request(
+    lists: NDArray[np.int64], targets: Sequence[NDArray[np.int32]]
+) -> dict[str, NDArray[np.float64]]:
+    """Each measure of `ACCURACY` for every request, [Q].
+
+    Args:
+        lists: [Q, k >= 10] item indices, best first, -1 pads.
+        targets: [Q] relevant items, at least one each.
+    """
+    relevant = {str(q): {str(item): 1 for item in items} for q, items in enumerate(targets)}
+    # The score is minus the rank: the library would break ties by the item's name.
+    run = {
+        str(q): {str(item): float(-rank) for rank, item in enumerate(row) if item >= 0}
+        for q, row in enumerate(lists.tolist())
+    }
+    names = {measure: name for name, measure in _MEASURES.items()}
+    values = {name: np.zeros(len(targets)) for name in _MEASURES}
+    for result in ir_measures.iter_calc(list(names), relevant, run):
+        values[names[result.measure]][int(result.query_id)] = result.value
+    return values
+
+
+def summary(
+    values: dict[str, NDArray[np.float64]], lists: NDArray[np.int64], n_catalogue: int
+) -> dict[str, float]:
+    """Means of `per_request`, and coverage@10: share of the catalogue in anyone's first ten."""
+    shown = np.unique(lists[:, :10])
+    coverage = np.count_nonzero(shown >= 0) / max(n_catalogue, 1)
+    return {name: float(value.mean()) for name, value in values.items()} | {"coverage@10": coverage}
+
+
+def paired_difference(
+    ours: NDArray[np.float64], theirs: NDArray[np.float64], seed: int = 0
+) -> dict[str, float]:
+    """mean, low, high of ours - theirs over the same requests: 95 % percentile bootstrap."""
+    difference = ours - theirs
+    if np.ptp(difference) == 0:
+        value = float(difference[0])
+        return {"mean": value, "low": value, "high": value}
+    interval = bootstrap(
+        (difference,), np.mean, n_resamples=2000, method="percentile", rng=seed
+    ).confidence_interval
+    return {
+        "mean": float(difference.mean()),
+        "low": float(interval.low),
+        "high": float(interval.high),
+    }

@@ -1,0 +1,71 @@
+"""The next-session protocol: what each user bought in the first session after a cut."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.data.clock import Clock
+from engine.data.dataset import Dataset
+
+WINDOW_DAYS = 28
+
+
+@dataclass(frozen=True)
+class Task:
+    """Requests with known answers.
+
+    Attributes:
+        cut: unix seconds; the past ends here.
+        users: [Q] int64 user indices with a session in the window, each once.
+        times: [Q] int64 unix seconds, start of that session: the time of the request.
+        targets: [Q] arrays of int32, the session's distinct items; some may be in no catalogue.
+    """
+
+    cut: int
+    users: NDArray[np.int64]
+    times: NDArray[np.int64]
+    targets: list[NDArray[np.int32]]
+
+
+def next_session(dataset: Dataset, cut: int, end: int) -> Task:
+    """Each user's first session that starts in [cut, end), both unix seconds.
+
+    Users without an event before the cut are left out only if they have none in the window.
+    """
+    users, times, targets = [], [], []
+    for user in range(len(dataset.user_ids)):
+        at = slice(*dataset.event_offsets[user : user + 2])
+        event_times = dataset.event_time[at]
+        first = int(np.searchsorted(event_times, cut))
+        if first == len(event_times) or event_times[first] >= end:
+            continue
+        session = dataset.event_session[at]
+        inside = session == session[first]
+        users.append(user)
+        times.append(event_times[first])
+        targets.append(np.unique(dataset.event_item[at][inside]))
+    return Task(cut, np.array(users, np.int64), np.array(times, np.int64), targets)
+
+
+@dataclass(frozen=True)
+class Cuts:
+    """Unix seconds: validation is [validation, test), test is [test, end)."""
+
+    validation: int
+    test: int
+    end: int
+
+
+def last_cuts(dataset: Dataset, days: int = WINDOW_DAYS) -> Cuts:
+    """The last whole `days` for the test, those before for validation.
+
+    Windows end with the last multiple of seven days counted from the first event's day, so that
+    every window holds whole weeks of the data's own calendar.
+    """
+    clock = Clock(dataset.meta.timezone)
+    first = int(clock.day(dataset.event_time.min()[None])[0])
+    last = int(clock.day(dataset.event_time.max()[None])[0])
+    end = first + (last + 1 - first) // 7 * 7
+    validation, test, stop = (clock.start_of_day(end - n * days) for n in (2, 1, 0))
+    return Cuts(validation, test, stop)

@@ -1,0 +1,127 @@
+"""Causal transformer with read-outs (engine/model/README.md, "Mask")."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from engine.config import ModelConfig
+from engine.features import DAY_BIAS_BUCKETS
+from engine.ops import attention
+
+
+class Layer(nn.Module):
+    """Pre-norm attention and feed-forward. Keys and values come from the tokens alone."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        d = config.d_model
+        self.heads = config.heads
+        self.norm_attention = nn.LayerNorm(d)
+        self.to_query = nn.Linear(d, d)
+        self.to_key_value = nn.Linear(d, 2 * d)
+        self.to_out = nn.Linear(d, d)
+        self.norm_feed = nn.LayerNorm(d)
+        self.feed_in = nn.Linear(d, config.d_ff)
+        self.feed_out = nn.Linear(config.d_ff, d)
+        self.day_bias = (
+            nn.Parameter(torch.zeros(config.heads, DAY_BIAS_BUCKETS)) if config.day_bias else None
+        )
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(
+        self,
+        states: Tensor,
+        n_tokens: int,
+        cut: Tensor,
+        buckets: Tensor | None,
+        rows: Tensor | None = None,
+    ) -> Tensor:
+        """New states of all rows, or of the chosen ones.
+
+        Args:
+            states: [B, Q, D]: the tokens, then the read-outs.
+            n_tokens: the first rows, which are keys; nobody attends to the rest.
+            cut: [B, Q] int64, keys that each row sees.
+            buckets: [B, Q, n_tokens] int64 of the day bias.
+            rows: [B, R] int64 rows to compute; None for all. The last layer is asked for few.
+        """
+        normed = self.norm_attention(states)
+        key, value = self.to_key_value(normed[:, :n_tokens]).chunk(2, dim=-1)
+        if rows is not None:
+            states, normed = _take(states, rows), _take(normed, rows)
+            cut = cut.gather(1, rows)
+            if buckets is not None:
+                buckets = buckets.gather(1, rows[:, :, None].expand(-1, -1, n_tokens))
+        attended = attention(
+            self._split(self.to_query(normed)),
+            self._split(key),
+            self._split(value),
+            cut,
+            self.day_bias,
+            buckets if self.day_bias is not None else None,
+        )
+        states = states + self.dropout(self.to_out(attended.transpose(1, 2).flatten(2)))
+        feed = self.feed_out(F.relu(self.feed_in(self.norm_feed(states))))
+        result: Tensor = states + self.dropout(feed)
+        return result
+
+    def _split(self, x: Tensor) -> Tensor:
+        """[B, Q, D] to [B, H, Q, d]."""
+        return x.view(*x.shape[:2], self.heads, -1).transpose(1, 2)
+
+
+class Encoder(nn.Module):
+    """Hidden states of h_next and h_gen at chosen ends of each sequence."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.pooling = config.pooling
+        self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
+        self.norm = nn.LayerNorm(config.d_model)
+
+    def forward(
+        self, tokens: Tensor, read_outs: Tensor, ends: Tensor, day: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Hidden states of the last item and of the read-out at every end.
+
+        Args:
+            tokens: [B, 1 + L, D], [USER] first.
+            read_outs: [B, R, D], one an end.
+            ends: [B, R] int64, events before each end: 0 … L. With pooling "cls", R is 1 and the
+                sequence ends there.
+            day: [B, L] int64 local days of the events.
+        Returns:
+            next [B, R, D] and general [B, R, D].
+        """
+        n_tokens, n_ends = tokens.shape[1], ends.shape[1]
+        position = torch.arange(n_tokens, device=tokens.device)
+        event_day = torch.cat([day[:, :1], day], dim=1)  # [USER] counts as the first event's day
+        if self.pooling == "cls":
+            states, query_day = tokens, event_day
+            cut = (ends + 1).expand(-1, n_tokens)
+            general = torch.zeros_like(ends)
+        else:
+            states = torch.cat([tokens, read_outs], dim=1)
+            query_day = torch.cat([event_day, event_day.gather(1, ends)], dim=1)
+            causal = (position + 1).expand(tokens.shape[0], -1)
+            cut = torch.cat([causal, ends + 1], dim=1)
+            general = n_tokens + torch.arange(n_ends, device=tokens.device).expand_as(ends)
+        rows = torch.cat([ends, general], dim=1)
+        buckets = _day_buckets(query_day, event_day)
+        for layer in self.layers[:-1]:
+            states = layer(states, n_tokens, cut, buckets)
+        states = self.norm(self.layers[-1](states, n_tokens, cut, buckets, rows))
+        return states[:, :n_ends], states[:, n_ends:]
+
+
+def _take(states: Tensor, rows: Tensor) -> Tensor:
+    """[B, R, D] rows of [B, Q, D]."""
+    return states.gather(1, rows[:, :, None].expand(-1, -1, states.shape[-1]))
+
+
+def _day_buckets(query_day: Tensor, key_day: Tensor) -> Tensor:
+    """[B, Q, K] int64: 0 within a day, then 1 + log2 of the difference in days, capped."""
+    days = (query_day[:, :, None] - key_day[:, None, :]).clamp(min=0)
+    # Half a day more keeps whole powers of two off the edge of a bucket; 0 days lands in bucket 0.
+    bucket = 1 + torch.floor(torch.log2(days.float() + 0.5)).long()
+    return bucket.clamp(max=DAY_BIAS_BUCKETS - 1)

@@ -1,0 +1,44 @@
+"""Logits of items that the user bought before (engine/model/README.md, "Repeats")."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from engine.repeats import FEATURES
+
+HEADS = 2  # next, general
+
+
+class RepeatScorer(nn.Module):
+    """r(u, j, t) and the scale a of the dot product, one of each per head.
+
+    A bought item scores a·h·c + b + r instead of h·c + b.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, hidden: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(len(FEATURES)))
+        self.register_buffer("std", torch.ones(len(FEATURES)))
+        self.layer_in = nn.Linear(len(FEATURES), hidden)
+        self.layer_middle = nn.Linear(hidden, hidden)
+        self.layer_out = nn.Linear(hidden, HEADS)
+        nn.init.zeros_(self.layer_out.weight)
+        nn.init.zeros_(self.layer_out.bias)
+        # At full scale the dot product, mostly popularity, drowns what counting knows.
+        self.scale = nn.Parameter(torch.full((HEADS,), 0.3))
+
+    def standardise(self, features: Tensor) -> None:
+        """Fixes mean and std from a sample of features [n, F]."""
+        self.mean.copy_(features.mean(dim=0))
+        self.std.copy_(features.std(dim=0).clamp(min=1e-3))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """r [n, HEADS] of features [n, F]."""
+        x = (features - self.mean) / self.std
+        x = F.relu(self.layer_in(x))
+        x = F.relu(self.layer_middle(x))
+        r: Tensor = self.layer_out(x)
+        return r

@@ -1,0 +1,127 @@
+"""STARS: item tokens, [USER], causal encoder, two heads, context offset, repeats; see README.md."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from engine.config import ModelConfig
+from engine.data.clock import HOURS, WEEKDAYS, WEEKS
+from engine.features import RECENCY_BUCKETS
+from engine.ops import token_assembly
+
+from .encoder import Encoder
+from .items import ItemContent, ItemEncoder
+from .repeats import RepeatScorer
+from .user import UserEncoder
+
+
+@dataclass(frozen=True)
+class ModelData:
+    """What the shape of a model takes from the dataset.
+
+    Attributes:
+        content: texts and tags of the catalogue.
+        category_sizes: values of each user category, unknown included.
+        n_user_numeric, n_event_types, n_signals: counts.
+    """
+
+    content: ItemContent
+    category_sizes: Sequence[int]
+    n_user_numeric: int
+    n_event_types: int
+    n_signals: int
+
+
+@dataclass(frozen=True)
+class Events:
+    """A batch of windows: [B, L] int64 fields, signals [B, L, S], the users' features."""
+
+    event_type: Tensor
+    hour: Tensor
+    weekday: Tensor
+    week: Tensor
+    day: Tensor
+    recency: Tensor
+    signals: Tensor
+    user_categorical: Tensor
+    user_numeric: Tensor
+    user_known: Tensor
+
+
+class Stars(nn.Module):
+    """The whole trained model. Stored vectors are `encode`; a request adds `context`."""
+
+    def __init__(self, config: ModelConfig, data: ModelData) -> None:
+        super().__init__()
+        d = config.d_model
+        self.config = config
+        self.n_user_numeric = data.n_user_numeric
+        self.items = ItemEncoder(config, data.content)
+        self.user = UserEncoder(data.category_sizes, data.n_user_numeric, d)
+        # From zero: a week or an hour that training never saw adds nothing.
+        self.hour = nn.Parameter(torch.zeros(HOURS, d))
+        self.weekday = nn.Parameter(torch.zeros(WEEKDAYS, d))
+        self.week = nn.Parameter(torch.zeros(WEEKS, d))
+        self.event_type = nn.Parameter(torch.zeros(data.n_event_types, d))
+        self.recency = nn.Parameter(torch.zeros(RECENCY_BUCKETS, d))
+        self.position = nn.Parameter(torch.randn(config.window, d) * 0.02)
+        self.signal = nn.Parameter(torch.zeros(data.n_signals, d))
+        self.read_out = nn.Parameter(torch.randn(d) * 0.02)
+        self.encoder = Encoder(config)
+        self.head_next = nn.Linear(d, config.d_serve)
+        self.head_general = nn.Linear(d, config.d_serve)
+        # W_ctx: [e_time(t) ; log1p gap in days ; signals], from zero, one for both heads.
+        self.context_weight = nn.Parameter(torch.zeros(d + 1 + data.n_signals, config.d_serve))
+        self.auxiliary = nn.Linear(d, config.d_serve)
+        self.repeats = RepeatScorer(config.repeat_hidden)
+
+    def hidden(self, rows: Tensor, events: Events, ends: Tensor) -> tuple[Tensor, Tensor]:
+        """Encoder outputs [B, R, D] of the last item and the read-out at every end.
+
+        Args:
+            rows: [B, L, d_model] Proj(v) of the events' items, L <= window.
+            events: their fields.
+            ends: [B, R] int64, events before each end.
+        """
+        position = torch.arange(rows.shape[1], device=rows.device)[None]
+        user = self.user(events.user_categorical, events.user_numeric, events.user_known)
+        tokens, read_outs = token_assembly(
+            rows,
+            user,
+            (self.hour, self.weekday, self.week, self.event_type, self.recency, self.position),
+            (
+                events.hour,
+                events.weekday,
+                events.week,
+                events.event_type,
+                events.recency,
+                position,
+            ),
+            events.signals,
+            self.signal,
+            self.read_out,
+            ends.shape[1],
+        )
+        hidden: tuple[Tensor, Tensor] = self.encoder(tokens, read_outs, ends, events.day)
+        return hidden
+
+    def encode(self, rows: Tensor, events: Events, ends: Tensor) -> tuple[Tensor, Tensor]:
+        """h_next and h_gen, [B, R, d_serve] each; arguments as in `hidden`."""
+        last, read_out = self.hidden(rows, events, ends)
+        return self.head_next(last), self.head_general(read_out)
+
+    def context(
+        self, hour: Tensor, weekday: Tensor, week: Tensor, gap_days: Tensor, signals: Tensor
+    ) -> Tensor:
+        """δ [P, d_serve] of requests at [P] hours, weekdays and weeks.
+
+        Args:
+            gap_days: [P] days since the user's last event, 0 without one.
+            signals: [P, S] standardised external signals.
+        """
+        tables = ((self.hour, hour), (self.weekday, weekday), (self.week, week))
+        time = torch.stack([F.embedding(index, table) for table, index in tables]).sum(dim=0)
+        return torch.cat([time, torch.log1p(gap_days)[:, None], signals], 1) @ self.context_weight

@@ -1,0 +1,69 @@
+"""The small weights that the request path applies itself, in numpy."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class RequestWeights:
+    """Context offset and repeat network, with everything folded that folds.
+
+    Attributes:
+        context_hour [24, D], context_weekday [7, D], context_week [53, D]: tables times W_ctx.
+        context_gap [D], context_signals [S, D]: the other rows of W_ctx.
+        repeat_in [F, H], repeat_in_bias [H]: first layer, standardisation folded in.
+        repeat_middle [H, H], repeat_middle_bias [H], repeat_out [H, 2], repeat_out_bias [2].
+        scale [2]: a, the scale of a bought item's dot product, for h_next and h_gen.
+        signals [days, S]: standardised signals known beforehand, from local day `first_day`.
+        n_categorical, n_numeric: user features.
+    """
+
+    context_hour: Floats
+    context_weekday: Floats
+    context_week: Floats
+    context_gap: Floats
+    context_signals: Floats
+    repeat_in: Floats
+    repeat_in_bias: Floats
+    repeat_middle: Floats
+    repeat_middle_bias: Floats
+    repeat_out: Floats
+    repeat_out_bias: Floats
+    scale: Floats
+    signals: Floats
+    first_day: int
+    n_categorical: int
+    n_numeric: int
+
+    @classmethod
+    def of(cls, arrays: Mapping[str, NDArray[Any]]) -> "RequestWeights":
+        """From the bundle's arrays; counts are stored as 0-dimensional int64."""
+        values: dict[str, Any] = {k: v if v.ndim else v.item() for k, v in arrays.items()}
+        return cls(**values)
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """As the bundle stores them."""
+        return {f.name: np.asarray(getattr(self, f.name)) for f in fields(self)}
+
+    def context(
+        self, time: Mapping[str, NDArray[np.int64]], gap_days: Floats, signals: Floats
+    ) -> Floats:
+        """δ [P, D] of requests: calendar fields [P], days since the last event, signals [P, S]."""
+        delta = self.context_hour[time["hour"]] + self.context_weekday[time["weekday"]]
+        delta += self.context_week[time["week"]]
+        delta += np.log1p(gap_days)[:, None] * self.context_gap
+        delta += signals @ self.context_signals
+        return delta
+
+    def repeat_scores(self, features: Floats) -> Floats:
+        """r [n, 2] of repeat features [n, F], for h_next and h_gen."""
+        x = np.maximum(features @ self.repeat_in + self.repeat_in_bias, 0)
+        x = np.maximum(x @ self.repeat_middle + self.repeat_middle_bias, 0)
+        scores: Floats = x @ self.repeat_out + self.repeat_out_bias
+        return scores

@@ -1,0 +1,150 @@
+"""What training and evaluation read of a dataset before a cut."""
+
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.data.clock import Clock
+from engine.data.dataset import Dataset
+from engine.features import Calendar, History, recency_buckets
+from engine.repeats import RepeatHistory, RepeatItemStatistics, RepeatState, repeat_history
+
+
+@dataclass(frozen=True)
+class Past:
+    """A dataset as it stood at `cut`: nothing in here knows of a later event.
+
+    Attributes:
+        dataset: the whole dataset; only its catalogue and users are read from outside.
+        cut: unix seconds (or order, where the data has no time); events before it are the past.
+        calendar: the shop's time and signals.
+        offsets: [U + 1] int64; item, time, type, session: [E] as in the dataset.
+        recency: [E] int64 buckets.
+        session_start: [U] arrays of [sessions + 1] int64, first event of each session, relative to
+            the user's first, then the user's number of events.
+        catalogue: [A] int64, items that exist before the cut.
+        counts: [N] float64, sessions in which each item was bought.
+        log_p: [N] float32, log of the smoothed share of each item.
+        repeats: one RepeatHistory a user.
+        statistics: of the items, for the repeat features.
+    """
+
+    dataset: Dataset
+    cut: int
+    calendar: Calendar
+    repeat_types: NDArray[np.int32]
+    offsets: NDArray[np.int64]
+    item: NDArray[np.int32]
+    time: NDArray[np.int64]
+    type: NDArray[np.int32]
+    session: NDArray[np.int32]
+    recency: NDArray[np.int64]
+    session_start: list[NDArray[np.int64]]
+    catalogue: NDArray[np.int64]
+    counts: NDArray[np.float64]
+    log_p: NDArray[np.float32]
+    repeats: list[RepeatHistory] = field(repr=False)
+    statistics: RepeatItemStatistics
+
+    def events(self, user: int) -> slice:
+        """Where the user's events lie in the flat arrays."""
+        return slice(int(self.offsets[user]), int(self.offsets[user + 1]))
+
+    def history(self, user: int) -> History:
+        """The user's whole past."""
+        at = self.events(user)
+        return History(self.item[at], self.time[at], self.type[at])
+
+    def repeat_state(self, user: int) -> RepeatState:
+        """The user's repeat items at the cut."""
+        n_sessions = len(self.session_start[user]) - 1
+        times = self.time[self.events(user)]
+        return self.repeats[user].after(n_sessions - 1, int(times[-1]) if len(times) else 0)
+
+
+def past(dataset: Dataset, cut: int, alpha: float, repeat_types: tuple[str, ...]) -> Past:
+    """The dataset before `cut`.
+
+    Args:
+        dataset: a prepared dataset.
+        cut: unix seconds, or an order.
+        alpha: smoothing of the popularity prior (engine/model/README.md, "Objective").
+        repeat_types: event types that count as bought; types the data lacks are ignored.
+    """
+    meta = dataset.meta
+    calendar = Calendar(Clock(meta.timezone), meta.has_time, meta.first_day, dataset.signals)
+    user = np.repeat(np.arange(len(dataset.user_ids)), np.diff(dataset.event_offsets))
+    keep = dataset.event_time < cut
+    offsets = np.concatenate(
+        [[0], np.cumsum(np.bincount(user[keep], minlength=len(dataset.user_ids)))]
+    )
+    item, kind, session = (
+        array[keep] for array in (dataset.event_item, dataset.event_type, dataset.event_session)
+    )
+    # An order is no time: without one every gap is 0.
+    time = dataset.event_time[keep] if meta.has_time else np.zeros(len(item), np.int64)
+    codes = np.array(
+        [meta.event_types.index(name) for name in repeat_types if name in meta.event_types],
+        np.int32,
+    )
+    recency = np.zeros(len(item), np.int64)
+    session_start, repeats = [], []
+    for low, high in pairwise(offsets.tolist()):
+        sessions = session[low:high]
+        starts = np.flatnonzero(np.diff(sessions, prepend=-1))
+        session_start.append(np.append(starts, high - low))
+        bought = np.isin(kind[low:high], codes)
+        repeats.append(
+            repeat_history(item[low:high][bought], time[low:high][bought], sessions[bought])
+        )
+        if meta.has_time:
+            recency[low:high] = recency_buckets(time[low:high])
+    n_items = len(dataset.item_ids)
+    counts, statistics = _statistics(repeats, dataset.item_subclass, n_items, alpha)
+    return Past(
+        dataset=dataset,
+        cut=cut,
+        calendar=calendar,
+        repeat_types=codes,
+        offsets=offsets,
+        item=item,
+        time=time,
+        type=kind,
+        session=session,
+        recency=recency,
+        session_start=session_start,
+        catalogue=np.flatnonzero(dataset.item_from < cut),
+        counts=counts,
+        log_p=statistics.log_p,
+        repeats=repeats,
+        statistics=statistics,
+    )
+
+
+def _statistics(
+    repeats: list[RepeatHistory], subclass: NDArray[np.int32], n_items: int, alpha: float
+) -> tuple[NDArray[np.float64], RepeatItemStatistics]:
+    """Counts [N] and the items' repeat statistics; few observations lean on the mean."""
+    item = np.concatenate([r.item for r in repeats]) if repeats else np.zeros(0, np.int32)
+    rank = np.concatenate([r.count for r in repeats]) if repeats else np.zeros(0, np.float32)
+    first = np.concatenate([r.first_time for r in repeats]) if repeats else np.zeros(0, np.int64)
+    last = np.concatenate([r.last_time for r in repeats]) if repeats else np.zeros(0, np.int64)
+    until = np.concatenate([r.until for r in repeats]) if repeats else np.zeros(0, np.int32)
+    final = until == np.iinfo(np.int32).max  # the last row of each (user, item)
+
+    counts = np.bincount(item, minlength=n_items).astype(np.float64)
+    buyers = np.bincount(item[final], minlength=n_items)
+    again = np.bincount(item[final & (rank > 1)], minlength=n_items)
+    span = np.bincount(item[final], weights=(last - first)[final] / 86_400, minlength=n_items)
+    gaps = counts - buyers
+    prior = 5.0
+    mean_rate = again.sum() / max(buyers.sum(), 1)
+    mean_gap = span.sum() / max(gaps.sum(), 1)
+    return counts, RepeatItemStatistics(
+        rebuy_rate=((again + prior * mean_rate) / (buyers + prior)).astype(np.float32),
+        gap_days=((span + prior * mean_gap) / (gaps + prior)).astype(np.float32),
+        log_p=np.log((counts + alpha) / (counts.sum() + alpha * n_items)).astype(np.float32),
+        subclass=subclass,
+    )

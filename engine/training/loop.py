@@ -1,0 +1,216 @@
+"""Training: one-cycle AdamW over windows, resumable, on one process or several (torchrun)."""
+
+import hashlib
+import json
+from contextlib import nullcontext
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from engine.config import Config
+from engine.data.dataset import Dataset
+from engine.model.build import build_model
+from engine.model.stars import Stars
+from engine.repeats import FEATURES
+
+from . import checkpoint
+from .batches import Batches
+from .history import Past, past
+from .loss import Losses, Objective
+
+WEIGHTS_FILE, CONFIG_FILE, METRICS_FILE = "model.safetensors", "config.json", "metrics.jsonl"
+
+
+def train(dataset: Dataset, cut: int, config: Config, folder: Path, quiet: bool = False) -> Stars:
+    """Trains a model on the events before `cut` and stores it in `folder`.
+
+    An interrupted training goes on from its last checkpoint. Under `torchrun` each process takes
+    its share of every batch; the first one writes.
+
+    Args:
+        dataset: prepared dataset.
+        cut: unix seconds; no later event is read.
+        config: model and training.
+        folder: run folder: resolved configuration, metrics, checkpoint, weights.
+        quiet: no progress bar.
+    Raises:
+        ConfigError: the folder holds a checkpoint of another training.
+    """
+    rank, world = _join_processes()
+    history = past(dataset, cut, config.train.alpha, config.train.repeat_types)
+    batches = Batches(history, config, rank, world)
+    device = _device(rank)
+    model = build_model(config.model, dataset, config.train.seed)
+    _standardise_repeats(model, history, config)
+    objective = Objective(model, config.train, torch.from_numpy(history.log_p)).to(device)
+    optimizer = _optimizer(model, config, device)
+    total = max(round(config.train.epochs * batches.steps()), 1)
+    fingerprint = run_fingerprint(dataset, cut, config, world)
+    folder.mkdir(parents=True, exist_ok=True)
+    if rank == 0:
+        (folder / CONFIG_FILE).write_text(config.model_dump_json(indent=2))
+    progress = checkpoint.load_checkpoint(folder, model, optimizer, fingerprint)
+    first = progress.step if progress else 0
+
+    wrapped: nn.Module = DistributedDataParallel(objective) if world > 1 else objective
+    run = _Run(wrapped, model, optimizer, config, batches, device, total, rank)
+    with _progress(quiet or rank > 0) as bar:
+        task = bar.add_task("train", total=total, completed=first, loss=float("nan"))
+        for step in range(first, total):
+            losses = run.step(step)
+            if rank == 0 and (step % 20 == 0 or step + 1 == total):
+                _log(folder, step, batches.steps(), run.lr(step), losses)
+                bar.update(task, loss=float(losses.total.detach()))
+            bar.advance(task)
+            if rank == 0 and (step + 1) % config.train.checkpoint_steps == 0:
+                state = checkpoint.Progress(step + 1, fingerprint)
+                checkpoint.save_checkpoint(folder, model, optimizer, state)
+    if rank == 0:
+        save_weights(model, folder)
+        checkpoint.delete_checkpoint(folder)
+    if world > 1:
+        dist.barrier()
+    return model.cpu().eval()
+
+
+class _Run:
+    """Steps of one training; every step depends on its number alone, so that resuming is exact."""
+
+    def __init__(
+        self,
+        objective: nn.Module,
+        model: Stars,
+        optimizer: torch.optim.Optimizer,
+        config: Config,
+        batches: Batches,
+        device: torch.device,
+        total: int,
+        rank: int,
+    ) -> None:
+        self._objective, self._model, self._optimizer = objective, model, optimizer
+        self._config, self._batches, self._device = config.train, batches, device
+        self._total, self._epoch_steps, self._rank = total, batches.steps(), rank
+        self._epoch = -1
+        self._groups = [list(group["params"]) for group in optimizer.param_groups]
+        self._base_lr = [float(group["lr"]) for group in optimizer.param_groups]
+
+    def lr(self, step: int) -> float:
+        """Share of the top rate: linear warm-up, then a half cosine to 0."""
+        warm = max(round(self._config.warmup * self._total), 1)
+        if step < warm:
+            return (step + 1) / warm
+        done = (step - warm) / max(self._total - warm, 1)
+        return 0.5 * (1 + float(torch.cos(torch.tensor(done * torch.pi))))
+
+    def _seed(self, step: int) -> int:
+        """Seed of the step's dropout, another one for each process."""
+        words = np.random.SeedSequence((self._config.seed, step, self._rank)).generate_state(1)
+        return int(words[0])
+
+    def step(self, step: int) -> Losses:
+        """One optimiser step."""
+        epoch, inside = divmod(step, self._epoch_steps)
+        if epoch != self._epoch:
+            self._epoch, self._stream = epoch, self._batches.epoch(epoch, inside)
+        batch = next(self._stream).to(self._device)
+        frozen = step < self._config.delta_freeze * self._epoch_steps
+        for group, base in zip(self._optimizer.param_groups, self._base_lr, strict=True):
+            group["lr"] = base * self.lr(step) * (0.0 if frozen and group["delta"] else 1.0)
+        torch.manual_seed(self._seed(step))
+        self._objective.train()
+        with _precision(self._config.precision, self._device):
+            losses: Losses = self._objective(batch)
+        losses.total.backward()  # type: ignore[no-untyped-call]
+        for parameters in self._groups:
+            nn.utils.clip_grad_norm_(parameters, self._config.clip)
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        return losses
+
+
+def run_fingerprint(dataset: Dataset, cut: int, config: Config, world: int = 1) -> str:
+    """sha256 of all that decides the outcome of a training."""
+    parts = (dataset.meta.fingerprint, str(cut), config.model_dump_json(), str(world))
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def save_weights(model: Stars, folder: Path) -> None:
+    """Writes the weights of a finished training."""
+    weights = {name: value.contiguous() for name, value in model.state_dict().items()}
+    save_file(weights, folder / f"{WEIGHTS_FILE}.new")
+    (folder / f"{WEIGHTS_FILE}.new").replace(folder / WEIGHTS_FILE)
+
+
+def _optimizer(model: Stars, config: Config, device: torch.device) -> torch.optim.Optimizer:
+    """AdamW in three groups: matrices with decay, vectors and tables of bias without, Δ slowly."""
+    delta = model.items.delta
+    rest = [p for p in model.parameters() if p is not delta]
+    lr, decay = config.train.lr, config.train.weight_decay
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in rest if p.ndim > 1], "weight_decay": decay, "delta": False},
+        {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0, "delta": False},
+        {
+            "params": [delta],
+            "weight_decay": decay,
+            "lr": lr * config.train.delta_lr_scale,
+            "delta": True,
+        },
+    ]
+    return torch.optim.AdamW(groups, lr=lr, fused=True)
+
+
+def _standardise_repeats(model: Stars, history: Past, config: Config) -> None:
+    """Fixes the scale of the repeat features from the first batch of a fixed draw."""
+    sample = next(Batches(history, config).epoch(0)).candidates.features
+    if len(sample) > 1:
+        assert sample.shape[1] == len(FEATURES)
+        model.repeats.standardise(sample)
+
+
+def _join_processes() -> tuple[int, int]:
+    """Rank and number of processes; joins torchrun's group when there is one."""
+    if not dist.is_torchelastic_launched():
+        return 0, 1
+    if not dist.is_initialized():
+        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    return dist.get_rank(), dist.get_world_size()
+
+
+def _device(rank: int) -> torch.device:
+    if torch.cuda.is_available():
+        return torch.device("cuda", rank % torch.cuda.device_count())
+    return torch.device("cpu")
+
+
+def _precision(precision: str, device: torch.device) -> Any:
+    """Mixed precision where the device has it; fp32 on a CPU unless asked otherwise."""
+    if precision == "fp32" or (precision == "auto" and device.type == "cpu"):
+        return nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16)
+
+
+def _progress(quiet: bool) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("loss {task.fields[loss]:.3f}"),
+        TimeRemainingColumn(),
+        disable=quiet,
+    )
+
+
+def _log(folder: Path, step: int, epoch_steps: int, lr: float, losses: Losses) -> None:
+    values: dict[str, Tensor] = {f.name: getattr(losses, f.name) for f in fields(losses)}
+    record = {"step": step, "epoch": round(step / epoch_steps, 3), "lr_share": round(lr, 5)}
+    record |= {name: round(float(value.detach()), 5) for name, value in values.items()}
+    with (folder / METRICS_FILE).open("a") as file:
+        file.write(json.dumps(record) + "\n")

@@ -1,0 +1,115 @@
+"""The training objective (engine/model/README.md, "Objective")."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from engine.config import TrainConfig
+from engine.model.stars import Stars
+from engine.ops import candidate_softmax
+
+from .batches import Batch
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Means over the batch's positions, scalars: L = next + λ_neg negative + λ_aux auxiliary
+    + λ_gen general."""
+
+    total: Tensor
+    next: Tensor
+    general: Tensor
+    negative: Tensor
+    auxiliary: Tensor
+
+
+class Objective(nn.Module):
+    """Model and loss as one module, so that data-parallel training wraps both."""
+
+    prior: Tensor
+
+    def __init__(self, model: Stars, config: TrainConfig, log_p: Tensor) -> None:
+        """log_p: [N] float32, log of the items' smoothed shares."""
+        super().__init__()
+        self.model = model
+        self._config = config
+        self.register_buffer("prior", -config.lambda_train * log_p, persistent=False)
+
+    def forward(self, batch: Batch) -> Losses:
+        """Losses of one batch."""
+        model, config = self.model, self._config
+        rows = model.items.rows(batch.item)  # [n, d_model]
+        items = model.items.candidates(rows)  # [n, d_serve]
+        last, read_out = model.hidden(F.embedding(batch.sequence, rows), batch.events, batch.ends)
+        last = last.flatten(0, 1).index_select(0, batch.position)  # [P, d_model]
+        read_out = read_out.flatten(0, 1).index_select(0, batch.position)
+        delta = model.context(batch.hour, batch.weekday, batch.week, batch.gap_days, batch.signals)
+        h_next = model.head_next(last) + delta
+        h_general = model.head_general(read_out) + delta
+        prior = self.prior[batch.item]
+        repeat = model.repeats(batch.candidates.features) if model.config.repeats else None
+
+        following = self._softmax(0, h_next, items, prior, repeat, batch)
+        general = self._softmax(1, h_general, items, prior, repeat, batch)
+        auxiliary = _auxiliary(
+            model.auxiliary(last), items.index_select(0, batch.auxiliary), batch.auxiliary
+        )
+        next_loss, negative = following[0].mean(), following[1].mean()
+        general_loss = general[0].mean()
+        total = (
+            next_loss
+            + config.lambda_neg * negative
+            + config.lambda_aux * auxiliary
+            + config.lambda_gen * general_loss
+        )
+        return Losses(total, next_loss, general_loss, negative, auxiliary)
+
+    def _softmax(
+        self,
+        head: int,
+        hidden: Tensor,
+        items: Tensor,
+        prior: Tensor,
+        repeat: Tensor | None,
+        batch: Batch,
+    ) -> tuple[Tensor, Tensor]:
+        """loss and negative loss [P] of one head."""
+        own = batch.candidates
+        offset = torch.zeros_like(own.log_pi)
+        if repeat is not None:
+            # ρ = r + (a - 1) h·c, so that a bought item's logit is a h·c + b + r.
+            dot = (hidden @ items.T).gather(1, own.own.clamp(min=0))
+            flat = torch.zeros_like(own.log_pi).flatten()
+            r = flat.index_copy(0, own.bought, repeat[:, head]).view_as(dot)
+            bought = flat.index_fill(0, own.bought, 1.0).view_as(dot)
+            offset = r + (self.model.repeats.scale[head] - 1) * bought * dot
+        result = candidate_softmax(
+            hidden,
+            items,
+            prior,
+            own.shared,
+            own.shared_log_pi,
+            own.own,
+            own.log_pi,
+            offset,
+            own.weight_next if head == 0 else own.weight_general,
+            own.negative,
+        )
+        return result.loss, result.negative_loss
+
+
+def _auxiliary(projected: Tensor, target: Tensor, item: Tensor) -> Tensor:
+    """Contrastive loss of contextual outputs against one target each, the batch as negatives.
+
+    Args:
+        projected: [P, D] outputs in the product space.
+        target: [P, D] vectors of the targets.
+        item: [P] which item each target is; an equal one is no negative.
+    """
+    logits = projected @ target.T
+    same = item[:, None] == item[None, :]
+    same.fill_diagonal_(False)
+    place = torch.arange(len(item), device=item.device)
+    return F.cross_entropy(logits.masked_fill(same, float("-inf")), place)

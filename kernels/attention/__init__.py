@@ -1,0 +1,5 @@
+"""Attention with a cut per query: causal, read-out, pooled and append are the same operator."""
+
+from .api import attention
+
+__all__ = ["attention"]

@@ -1,0 +1,6 @@
+"""One softmax over a position's own candidates and the shared ones."""
+
+from .api import candidate_softmax
+from .reference import CandidateLoss
+
+__all__ = ["CandidateLoss", "candidate_softmax"]
