@@ -168,13 +168,14 @@ class TritonServer:
             raise self._failure(f"ended by itself with status {process.returncode}")
 
     def log_tail(self) -> str:
-        """The last lines of what the server wrote, its wide tables left out."""
+        """The last lines of what the server wrote, its tables and its usage text left out."""
         if self._log is None:
             return ""
         size = os.fstat(self._log.fileno()).st_size
         tail = os.pread(self._log.fileno(), LOG_TAIL_BYTES, max(0, size - LOG_TAIL_BYTES))
         lines = tail.decode(errors="replace").splitlines()
-        return "\n".join([line for line in lines if line[:1] not in "|+"][-LOG_TAIL_LINES:])
+        told = [line for line in lines if not line.startswith(("|", "+", "  --", "\t"))]
+        return "\n".join(told[-LOG_TAIL_LINES:])
 
     def _url(self, endpoint: str) -> str:
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self._address, self._address)
