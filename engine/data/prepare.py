@@ -14,7 +14,7 @@ from . import arrange
 from .dataset import ARRAYS_FILE, ITEMS_FILE, META_FILE, Dataset, DatasetMeta
 from .shop import FILES, Shop
 from .tags import MIN_ITEMS, item_tags
-from .text import Embedder
+from .text import Embedder, check_vectors
 
 _VERSION = 1  # of what this module makes from the same files and settings
 
@@ -53,6 +53,8 @@ def _build(
 ) -> Dataset:
     items, users = shop.items, arrange.users(shop)
     texts, item_text = np.unique(items["text"].to_numpy().astype(object), return_inverse=True)
+    text_rows = embedder.embed(texts.tolist())
+    check_vectors(text_rows, len(texts), embedder.name)
     subclasses, item_subclass = arrange.codes(items["subclass"])
     tags = item_tags(items, min_tag_items)
     categorical, user_categorical = arrange.categorical(users)
@@ -78,7 +80,7 @@ def _build(
         meta=meta,
         item_ids=items["item_id"].to_numpy(),
         item_text=item_text.astype(np.int32),
-        text_rows=embedder.embed(texts.tolist()),
+        text_rows=text_rows,
         item_subclass=item_subclass,
         tag_offsets=tags.offsets,
         tag_ids=tags.ids,

