@@ -26,6 +26,7 @@ def client(request: pytest.FixtureRequest, server: TritonServer) -> Iterator[Sta
 
 
 @pytest.fixture(scope="session")
-def catalogue(client: StarsClient) -> list[int]:
+def catalogue(server: TritonServer) -> list[int]:
     """Ids that may be answered, most popular first."""
-    return client.recommend("nobody has this name", k=500).item_ids.tolist()
+    with StarsClient(server.grpc_url) as connected:
+        return connected.recommend("nobody has this name", k=500).item_ids.tolist()

@@ -16,7 +16,6 @@ from engine.errors import RequestError
 from engine.serving.request import (
     CLOCK_SKEW_S,
     EVENTS_MAX,
-    FILTER_CHARS_MAX,
     K_MAX,
     TIME_MAX_S,
     USER_ID_BYTES_MAX,
@@ -145,15 +144,6 @@ def test_explain(value: object) -> None:
 @pytest.mark.parametrize("value", [1, True, 2.5])
 def test_filter_is_text(value: object) -> None:
     refused(f"filter: expected a string of JSON, got {value!r}", users(b"u"), filter=value)
-
-
-def test_filter_is_not_endless() -> None:
-    text = "x" * (FILTER_CHARS_MAX + 1)
-    refused(
-        f"filter: expected at most {FILTER_CHARS_MAX} characters, got {len(text)}",
-        users(b"u"),
-        filter=text,
-    )
 
 
 @pytest.mark.parametrize("time", [-1, TIME_MAX_S + 1, 1_700_000_000_000, True, 1.5, "now"])
