@@ -296,7 +296,7 @@ def test_linked_folders_are_refused(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["../secret", "/etc/passwd", "users/../../x", "./encode.onnx", "a//b", "", "a\\b", "a\0b"],
+    ["../secret", "/etc/passwd", "users/../../x", "./encode.onnx", "a//b", "", ".", "a\\b", "a\0b"],
 )
 def test_paths_that_leave_the_bundle_are_refused(folder: Path, name: str) -> None:
     rewrite_manifest(

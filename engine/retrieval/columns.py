@@ -49,6 +49,12 @@ class Column:
         """Place of each string in `strings`."""
         return {text: code for code, text in enumerate(self.strings)}
 
+    @cached_property
+    def ascending(self) -> tuple[NDArray[Any], NDArray[np.int64]]:
+        """Values of `data`, ascending, and the items that hold them, [N] each."""
+        order = np.argsort(self.data)
+        return self.data[order], order
+
     def take(self, items: Sequence[int] | NDArray[np.int64]) -> list[Scalar]:
         """Values of some items, None where null."""
         rows = np.asarray(items, np.int64)

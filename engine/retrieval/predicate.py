@@ -20,7 +20,8 @@ from engine.errors import RequestError
 
 from .columns import Column, Columns, Scalar
 
-MAX_CHARACTERS, MAX_DEPTH, MAX_COMPARISONS = 65_536, 16, 256
+# The worst found that fits in takes 18 ms on 68,000 items (one core), once: its mask is kept.
+MAX_CHARACTERS, MAX_DEPTH, MAX_COMPARISONS = 65_536, 16, 64
 EQUALITY = ("eq", "ne", "in")
 ORDER = ("lt", "le", "gt", "ge")
 _EXPECTED = {"string": "a string", "bool": "true or false", "int": "a number", "float": "a number"}
@@ -118,8 +119,8 @@ class _Compiler:
                 raise RequestError(f"{here}: expected a list, got {_show(value)}")
             for place, entry in enumerate(value):
                 _check_value(column, entry, f"{here}[{place}]", nullable=True)
-            value = sorted({_key(entry): entry for entry in value}.items())
-            value = [entry for _, entry in value]
+            known = sorted({entry for entry in value if entry is not None})
+            value = [None, *known] if None in value else known
         else:
             _check_value(column, value, here, nullable=operator in EQUALITY)
         canonical = json.dumps([name, operator, value])
@@ -173,16 +174,30 @@ _UFUNC = {"lt": "less", "le": "less_equal", "gt": "greater", "ge": "greater_equa
 def _any_of(column: Column, values: list[Scalar]) -> Mask:
     """[N] bool: the item's value is one of `values`, None for null."""
     known = [value for value in values if value is not None]
-    wanted: list[Any]
     if column.kind == "string":
-        wanted = [column.codes[text] for text in known if text in column.codes]
-    elif column.kind == "int":
-        numbers = [int(number) for number in known if int(number) == number]
-        wanted = [number for number in numbers if _INT64.min <= number <= _INT64.max]
+        chosen = np.zeros(len(column.strings) + 1, np.bool_)  # the last for null, code -1
+        chosen[[column.codes[text] for text in known if text in column.codes]] = True
+        found: Mask = chosen[column.data]
+    elif column.kind == "bool":
+        found = np.isin(column.data, known) & column.valid
     else:
-        wanted = known
-    found = np.isin(column.data, np.array(wanted, column.data.dtype)) & column.valid
+        found = _any_number(column, known) & column.valid
     return found | ~column.valid if None in values else found
+
+
+def _any_number(column: Column, wanted: list[Any]) -> Mask:
+    """[N] bool by binary searches, so that a long list costs little more than a short one."""
+    if column.kind == "int":
+        whole = [int(number) for number in wanted if int(number) == number]
+        wanted = [number for number in whole if _INT64.min <= number <= _INT64.max]
+    ascending, order = column.ascending
+    numbers = np.array(wanted, column.data.dtype)
+    starts = np.searchsorted(ascending, numbers, "left").tolist()
+    ends = np.searchsorted(ascending, numbers, "right").tolist()
+    found = np.zeros(len(column.data), np.bool_)
+    for start, end in zip(starts, ends, strict=True):
+        found[order[start:end]] = True
+    return found
 
 
 def _operators(column: Column) -> tuple[str, ...]:
@@ -215,11 +230,6 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _integer(text: str) -> int | float:
     """Integers of any length: Python refuses to parse more than a few thousand digits."""
     return int(text) if len(text) < 40 else float(text)
-
-
-def _key(value: Scalar) -> str:
-    """Sorts and tells apart the values of an `in` list, which may mix null with one kind."""
-    return json.dumps(value)
 
 
 def _show(value: Any) -> str:

@@ -226,7 +226,7 @@ def test_comparisons_are_bounded() -> None:
         return json.dumps({"or": [{"size": {"eq": number}} for number in range(count)]})
 
     assert select(many(MAX_COMPARISONS)) == [0, 1, 2, 4]
-    with pytest.raises(RequestError, match="expected at most 256 comparisons, got more"):
+    with pytest.raises(RequestError, match="expected at most 64 comparisons, got more"):
         compile_predicate(many(MAX_COMPARISONS + 1), COLUMNS)
 
 

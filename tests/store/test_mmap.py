@@ -97,6 +97,12 @@ def test_unknown_users_are_none(store: MemoryMappedUserStore, unknown: str) -> N
     assert store.get_many([unknown]) == [None]
 
 
+def test_no_id_finds_an_empty_one_that_another_writer_left(tmp_path: Path) -> None:
+    write_users(tmp_path, users())
+    np.save(tmp_path / "user_ids.npy", np.array([b"", *(text.encode() for text in IDS[1:])]))
+    assert MemoryMappedUserStore(tmp_path).get_many(["", "\0", "a" * 99]) == [None] * 3
+
+
 def test_a_batch_keeps_its_order(store: MemoryMappedUserStore) -> None:
     asked = ["zz", "nobody", "a", "", "ü", "a"]
     found = [None if record is None else record.user_id for record in store.get_many(asked)]
