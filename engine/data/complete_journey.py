@@ -45,12 +45,15 @@ def write_complete_journey(out: Path) -> Path:
     """Writes events, items, users, calendar (Parquet) and shop.json to `out`, and returns it."""
     out.mkdir(parents=True, exist_ok=True)
     purchases = read_purchases()
-    purchases.select("user_id", "item_id", "time", event_type=pl.lit("purchase")).write_parquet(
-        out / "events.parquet"
-    )
-    items_table(purchases).write_parquet(out / "items.parquet")
-    users_table().write_parquet(out / "users.parquet")
-    calendar_table().write_parquet(out / "calendar.parquet")
+    tables = {
+        "events": purchases.select("user_id", "item_id", "time", event_type=pl.lit("purchase")),
+        "items": items_table(purchases),
+        "users": users_table(),
+        "calendar": calendar_table(),
+    }
+    for name, table in tables.items():
+        # Whole chunks: else the bytes of a file depend on how threads shared the work.
+        table.rechunk().write_parquet(out / f"{name}.parquet")
     settings = {"name": NAME, "timezone": TIMEZONE}
     (out / "shop.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
     return out

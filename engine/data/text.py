@@ -17,10 +17,10 @@ from safetensors.numpy import load_file, save_file
 
 from engine.errors import DataError, EndpointError
 
-from .endpoint import Endpoint
-
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
+
+    from .endpoint import Endpoint
 
 _SHARD = 1024  # texts that are lost at most when a run is interrupted
 _UNIT_TOLERANCE = 1e-3

@@ -249,3 +249,9 @@ def test_doubled_promotion_keys_are_united(shop: Path) -> None:
     for day in (date(2017, 2, 27), date(2017, 3, 5)):
         row = calendar.row(by_predicate=pl.col("date") == day, named=True)
         np.testing.assert_allclose((row["in_display"], row["in_mailer"]), shares, rtol=1e-12)
+
+
+def test_writing_it_again_gives_the_same_bytes(shop: Path, tmp_path: Path) -> None:
+    # A prepared dataset is reused while its source's bytes are the same.
+    for path in write_complete_journey(tmp_path).iterdir():
+        assert path.read_bytes() == (shop / path.name).read_bytes(), path.name

@@ -1,8 +1,12 @@
 import json
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from engine.data.dataset import ARRAYS, Dataset
 from engine.data.prepare import prepare
@@ -39,16 +43,12 @@ def test_items_frame_is_aligned(dataset: Dataset) -> None:
 
 
 def test_user_ids_of_any_script_and_length(dataset: Dataset, tmp_path: Path) -> None:
-    from dataclasses import replace
-
     names = np.array(sorted(n.encode() for n in ("a", "ünï", "购物者-12345")), dtype="S")
     saved = replace(dataset, user_ids=names).save(tmp_path / "named", dataset.items_frame())
     assert Dataset.load(tmp_path / "named").user_ids.tolist() == saved.user_ids.tolist()
 
 
 def test_an_unsaved_dataset_has_no_frame(dataset: Dataset) -> None:
-    from dataclasses import replace
-
     with pytest.raises(DataError, match="expected a saved dataset, got one without a folder"):
         replace(dataset, folder=None).items_frame()
 
@@ -79,8 +79,12 @@ def test_damaged_arrays_are_refused(dataset: Dataset, tmp_path: Path) -> None:
 
 
 def test_other_arrays_are_refused(dataset: Dataset, tmp_path: Path) -> None:
-    from safetensors.numpy import save_file
-
     save_file({"a": np.zeros(1)}, tmp_path / "prepared" / "arrays.safetensors")
     with pytest.raises(DataError, match=r"expected the arrays .*, got \['a'\]"):
         Dataset.load(tmp_path / "prepared")
+
+
+def test_reading_a_dataset_imports_neither_torch_nor_a_data_frame() -> None:
+    code = "import sys, engine.data.dataset; print({'torch', 'polars'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
