@@ -85,7 +85,7 @@ class Config(_Frozen):
 _PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "small": {
         "model": {"layers": 2, "d_model": 128, "heads": 2, "d_ff": 512, "d_serve": 64},
-        "train": {"epochs": 4.0, "lr": 1e-3},
+        "train": {"epochs": 3.0, "lr": 2e-3},
     },
     "paper": {
         "model": {

@@ -199,9 +199,11 @@ def repeat_features(
 
 def _decay(days: NDArray[np.float32]) -> NDArray[np.float32]:
     """Factors [n, 3] by which a count fades over `days` [n]."""
-    return np.asarray(np.exp2(-days[:, None] / HALF_LIVES_DAYS), np.float32)
+    factors: NDArray[np.float32] = np.exp2(-days[:, None] / HALF_LIVES_DAYS)
+    return factors
 
 
 def _days(seconds: NDArray[np.int64]) -> NDArray[np.float32]:
     """Seconds as days, never negative: a request may carry an earlier time than its history."""
-    return np.asarray(np.maximum(seconds / DAY_S, 0), np.float32)
+    days: NDArray[np.float32] = np.maximum(seconds / DAY_S, 0).astype(np.float32)
+    return days

@@ -1,5 +1,9 @@
 """Exports the encoder to ONNX: one graph that every runtime reads."""
 
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import onnx
@@ -73,20 +77,36 @@ def export_encoder(model: Stars, path: Path) -> None:
         name: {0: b} if name in ("length", *OUTPUTS) or name.startswith("user_") else by_event
         for name in INPUTS
     }
-    program = torch.onnx.export(
-        EncodeGraph(model).eval(),
-        tuple(example[name] for name in INPUTS),
-        dynamo=True,
-        dynamic_shapes=shapes,
-        input_names=list(INPUTS),
-        output_names=list(OUTPUTS),
-        opset_version=OPSET,
-        verbose=False,
-    )
+    with _without_noise():
+        program = torch.onnx.export(
+            EncodeGraph(model).eval(),
+            tuple(example[name] for name in INPUTS),
+            dynamo=True,
+            dynamic_shapes=shapes,
+            input_names=list(INPUTS),
+            output_names=list(OUTPUTS),
+            opset_version=OPSET,
+            verbose=False,
+        )
     assert program is not None
     program.save(str(path))
     graph = onnx.load(str(path))
     onnx.checker.check_model(graph, full_check=True)
+
+
+@contextmanager
+def _without_noise() -> Iterator[None]:
+    """Leaves out what the exporter says of every model: dimensions named twice, no torchvision."""
+    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*axis name.*will not be used")
+            warnings.filterwarnings("ignore", message=".*LeafSpec.*deprecated")
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def _example(model: Stars, batch: int, length: int) -> dict[str, Tensor]:

@@ -14,9 +14,9 @@ from engine.errors import RequestError
 from engine.features import Calendar, History, UserFeatures, encode_inputs
 from engine.repeats import RepeatItemStatistics, RepeatState, repeat_features, repeat_history
 from engine.retrieval.exact import ExactIndex
+from engine.retrieval.filters import FilterCache
 from engine.retrieval.mask import pack_mask
 from engine.retrieval.merge import RankedList, merge_repeats, round_robin
-from engine.retrieval.predicate import FilterCache
 from engine.runtime.onnx_cpu import OnnxEncoder
 from engine.store.users import UserRecord
 
@@ -72,7 +72,6 @@ class Recommender:
         self.bundle = bundle
         self.item_ids: NDArray[np.int64] = items["item_ids"]
         self.candidates: NDArray[np.float32] = items["candidates"]
-        self.bias: NDArray[np.float32] = -np.float32(manifest.lambda_serve) * items["log_p"]
         self.weights = RequestWeights.of(bundle.request_weights)
         self._rows = items["rows"]
         self._active = items["active"]
@@ -87,18 +86,24 @@ class Recommender:
             self.weights.first_day,
             self.weights.signals,
         )
-        self._repeat_types = [manifest.event_types.index(name) for name in manifest.repeat_types]
-        self._default_type = manifest.event_types.index(manifest.default_event_type)
+        self._repeat_types = manifest.repeat_codes
+        self._default_type = manifest.default_event_code
         self._window, self._hop = manifest.model["window"], manifest.model["hop"]
         self._repeats = bool(manifest.model["repeats"])
         self._filters = FilterCache(bundle.columns)
-        self._index = ExactIndex(self.candidates, self.bias, threads)
+        self._threads = threads
+        self.set_lambda(manifest.lambda_serve)
         self._encoder = OnnxEncoder(bundle.encode_path, threads)
 
     @classmethod
     def load(cls, folder: Path, threads: int = 1) -> "Recommender":
         """Opens a bundle. Raises BundleError for one that is incomplete, altered or too new."""
         return cls(Bundle.open(folder), threads)
+
+    def set_lambda(self, value: float) -> None:
+        """Serves the popularity prior b = -value · log p; the bundle's own value is the default."""
+        self.bias: NDArray[np.float32] = -np.float32(value) * self._log_p
+        self._index = ExactIndex(self.candidates, self.bias, self._threads)
 
     def recommend(self, requests: Sequence[Request]) -> list[Reply | RequestError]:
         """One outcome a request, in order; a bad request never hurts the others."""
@@ -122,7 +127,7 @@ class Recommender:
         time = int(now()) if request.time is None else request.time
         allowed = self._active
         if request.filter is not None:
-            allowed = allowed & self._filters.allowed(request.filter)
+            allowed = allowed & self._filters.mask(request.filter)
         signals = self._signals(request, time)
         events, sessions, is_new = self._events(request, record, time)
         if record is None and not len(events.items):
@@ -164,7 +169,8 @@ class Recommender:
             )
         mean = np.array([feature.mean for feature in features], np.float32)
         std = np.array([feature.std for feature in features], np.float32)
-        return np.asarray((request.context - mean) / std, np.float32)
+        standardised: NDArray[np.float32] = (request.context - mean) / std
+        return standardised
 
     def _events(
         self, request: Request, record: UserRecord | None, time: int

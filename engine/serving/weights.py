@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
+_WHOLE = ("first_day", "n_categorical", "n_numeric")
 
 
 @dataclass(frozen=True)
@@ -43,13 +44,13 @@ class RequestWeights:
 
     @classmethod
     def of(cls, arrays: Mapping[str, NDArray[Any]]) -> "RequestWeights":
-        """From the bundle's arrays; counts are stored as 0-dimensional int64."""
-        values: dict[str, Any] = {k: v if v.ndim else v.item() for k, v in arrays.items()}
-        return cls(**values)
+        """From the bundle's arrays; whole numbers are stored as [1] int64."""
+        values: dict[str, Any] = dict(arrays)
+        return cls(**values | {name: int(arrays[name][0]) for name in _WHOLE})
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """As the bundle stores them."""
-        return {f.name: np.asarray(getattr(self, f.name)) for f in fields(self)}
+        return {f.name: np.atleast_1d(getattr(self, f.name)) for f in fields(self)}
 
     def context(
         self, time: Mapping[str, NDArray[np.int64]], gap_days: Floats, signals: Floats

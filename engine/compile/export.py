@@ -1,0 +1,183 @@
+"""From a trained model to a bundle: folded item tables, request weights, all users' vectors."""
+
+import subprocess
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from engine.bundle import ENCODE_FILE, BundleWriter
+from engine.config import Config
+from engine.data.dataset import Dataset
+from engine.features import UserFeatures, encode_inputs
+from engine.manifest import Description, Source
+from engine.model.stars import Stars
+from engine.retrieval.columns import Columns
+from engine.runtime.onnx_cpu import OnnxEncoder
+from engine.serving.weights import RequestWeights
+from engine.store.mmap import UserArrays
+from engine.training.history import Past, past
+
+from .onnx import export_encoder
+
+_ITEMS_AT_ONCE, _USERS_AT_ONCE = 8192, 64
+
+
+def export(
+    model: Stars,
+    dataset: Dataset,
+    config: Config,
+    cut: int,
+    folder: Path,
+    lambda_serve: float,
+    threads: int = 1,
+) -> None:
+    """Writes the bundle that serves `model` with the users' histories up to `cut`.
+
+    Args:
+        model: trained, on the CPU.
+        dataset: of the shop.
+        config: of the run.
+        cut: unix seconds; later events stay out of histories, priors and the catalogue.
+        folder: of the bundle; one that stands there is replaced.
+        lambda_serve: weight of the popularity prior when serving.
+        threads: of the encoder that computes the users' vectors.
+    Raises:
+        BundleError: the folder holds something else than a bundle.
+    """
+    history = past(dataset, cut, config.train.alpha, config.train.repeat_types)
+    rows, candidates = item_tables(model)
+    active = np.zeros(len(rows), np.bool_)
+    active[history.catalogue] = True
+    statistics = asdict(history.statistics)
+    with BundleWriter(folder, _description(dataset, config, cut, lambda_serve)) as writer:
+        export_encoder(model, writer.folder / ENCODE_FILE)
+        writer.write_items(
+            {
+                "item_ids": dataset.item_ids,
+                "rows": rows,
+                "candidates": candidates,
+                "active": active,
+                **statistics,
+            }
+        )
+        writer.write_request(request_weights(model, dataset).arrays())
+        frame = dataset.items_frame().drop("item_id")
+        values = {name: frame[name].to_list() for name in frame.columns}
+        writer.write_columns(Columns.from_values(values, len(frame)))
+        encoder = OnnxEncoder(writer.folder / ENCODE_FILE, threads)
+        writer.write_users(_users(history, config, rows, encoder))
+
+
+def item_tables(model: Stars) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Rows Proj(v) [N, d_model] and candidates c [N, d_serve] of the whole catalogue."""
+    with torch.no_grad():
+        index = torch.arange(len(model.items.text_index))
+        rows = torch.cat([model.items.rows(part) for part in torch.split(index, _ITEMS_AT_ONCE)])
+        return rows.numpy(), model.items.candidates(rows).numpy()
+
+
+def request_weights(model: Stars, dataset: Dataset) -> RequestWeights:
+    """What the request path applies itself: W_ctx times its tables, the repeat network."""
+    d_model = model.hour.shape[1]
+    with torch.no_grad():
+        weight, repeats = model.context_weight, model.repeats
+        of_time, of_gap, of_signals = weight[:d_model], weight[d_model], weight[d_model + 1 :]
+        repeat_in = (repeats.layer_in.weight / repeats.std).T
+        repeat_in_bias = repeats.layer_in.bias - repeats.mean @ repeat_in
+        arrays = {
+            "context_hour": model.hour @ of_time,
+            "context_weekday": model.weekday @ of_time,
+            "context_week": model.week @ of_time,
+            "context_gap": of_gap,
+            "context_signals": of_signals,
+            "repeat_in": repeat_in,
+            "repeat_in_bias": repeat_in_bias,
+            "repeat_middle": repeats.layer_middle.weight.T,
+            "repeat_middle_bias": repeats.layer_middle.bias,
+            "repeat_out": repeats.layer_out.weight.T,
+            "repeat_out_bias": repeats.layer_out.bias,
+            "scale": repeats.scale,
+        }
+        return RequestWeights(
+            **{name: array.contiguous().numpy() for name, array in arrays.items()},
+            signals=dataset.signals,
+            first_day=dataset.meta.first_day,
+            n_categorical=dataset.user_categorical.shape[1],
+            n_numeric=dataset.user_numeric.shape[1],
+        )
+
+
+def _users(
+    history: Past, config: Config, rows: NDArray[np.float32], encoder: OnnxEncoder
+) -> UserArrays:
+    """Every user's vectors, history and repeat items at the cut."""
+    dataset = history.dataset
+    n_users = len(dataset.user_ids)
+    h_next = np.zeros((n_users, config.model.d_serve), np.float32)
+    h_gen = np.zeros_like(h_next)
+    for users in _by_length(np.diff(history.offsets)):
+        inputs = encode_inputs(
+            [history.history(user) for user in users.tolist()],
+            UserFeatures(dataset.user_categorical[users], dataset.user_numeric[users]),
+            rows,
+            history.calendar,
+            config.model.window,
+            config.model.hop,
+        )
+        h_next[users], h_gen[users] = encoder.encode(inputs)
+    return UserArrays(
+        user_ids=dataset.user_ids,
+        h_next=h_next,
+        h_gen=h_gen,
+        categorical=dataset.user_categorical,
+        numeric=dataset.user_numeric,
+        event_offsets=history.offsets,
+        event_item=history.item,
+        event_time=history.time,
+        event_type=history.type,
+        event_session=history.session,
+        repeats=[history.repeat_state(user) for user in range(n_users)],
+    )
+
+
+def _by_length(lengths: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+    """Batches of users with histories of like length, so that little is padded."""
+    order = np.argsort(lengths, kind="stable")
+    for start in range(0, len(order), _USERS_AT_ONCE):
+        yield order[start : start + _USERS_AT_ONCE]
+
+
+def _description(dataset: Dataset, config: Config, cut: int, lambda_serve: float) -> Description:
+    meta, train = dataset.meta, config.train
+    repeat_types = [name for name in train.repeat_types if name in meta.event_types]
+    return Description(
+        commit=source_commit(),
+        dataset=Source(name=meta.name, fingerprint=meta.fingerprint),
+        timezone=meta.timezone,
+        has_time=meta.has_time,
+        event_types=meta.event_types,
+        default_event_type=(repeat_types or meta.event_types)[0],
+        repeat_types=repeat_types,
+        signals=meta.signals,
+        user_categorical=meta.user_categorical,
+        user_numeric=meta.user_numeric,
+        cut=cut,
+        model=config.model.model_dump(),
+        lambda_serve=lambda_serve,
+    )
+
+
+def source_commit() -> str:
+    """Commit of the source tree, "" where the code does not lie in one."""
+    answer = subprocess.run(
+        ["git", "rev-parse", "HEAD"],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return answer.stdout.strip() if answer.returncode == 0 else ""

@@ -1,0 +1,81 @@
+"""What many tests share: the generated shop, prepared, trained and bundled once a session."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from engine.compile.export import export
+from engine.config import Config
+from engine.data.dataset import Dataset
+from engine.data.prepare import prepare
+from engine.evaluation.protocol import Cuts, last_cuts
+from engine.model.stars import Stars
+from engine.training.loop import train
+from tests.shop import WordEmbedder, write_shop
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """The generated shop as a prepared dataset."""
+    folder = tmp_path_factory.mktemp("shop")
+    return prepare(write_shop(folder / "shop"), folder / "dataset", embedder=WordEmbedder())
+
+
+@pytest.fixture(scope="session")
+def cuts(dataset: Dataset) -> Cuts:
+    """The generated shop's validation and test windows."""
+    return last_cuts(dataset)
+
+
+@pytest.fixture(scope="session")
+def tiny_config() -> Config:
+    """A model that trains in seconds."""
+    return Config.model_validate(
+        {
+            "model": {
+                "layers": 2,
+                "d_model": 32,
+                "heads": 2,
+                "d_ff": 64,
+                "d_serve": 16,
+                "window": 40,
+                "hop": 10,
+                "text_dim": 16,
+                "attribute_dim": 8,
+                "repeat_hidden": 16,
+            },
+            "train": {
+                "epochs": 6,
+                "batch_size": 16,
+                "lr": 5e-3,
+                "shared_uniform": 64,
+                "shared_positive": 64,
+            },
+        }
+    )
+
+
+@pytest.fixture(scope="session")
+def trained(
+    dataset: Dataset, cuts: Cuts, tiny_config: Config, tmp_path_factory: pytest.TempPathFactory
+) -> Stars:
+    """A model trained on everything before the test window."""
+    folder = tmp_path_factory.mktemp("run")
+    return train(dataset, cuts.test, tiny_config, folder, quiet=True)
+
+
+@pytest.fixture(scope="session")
+def bundle(
+    dataset: Dataset,
+    cuts: Cuts,
+    tiny_config: Config,
+    trained: Stars,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """The bundle that serves `trained`; read it, do not change it."""
+    folder = tmp_path_factory.mktemp("bundle") / "bundle"
+    export(trained, dataset, tiny_config, cuts.test, folder, lambda_serve=0.05)
+    return folder
