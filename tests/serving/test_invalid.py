@@ -73,7 +73,11 @@ CASES: dict[str, tuple[Tensors, dict[str, Any], str]] = {
     "filter as number": (ANNA, {"filter": 3}, "filter: expected a string of JSON, got 3"),
     "filter that is no JSON": (ANNA, {"filter": "{"}, "filter: expected JSON"),
     "filter of another shape": (ANNA, {"filter": "[1]"}, "filter: expected"),
-    "filter on no column": (ANNA, {"filter": '{"colour":{"eq":1}}'}, "filter.colour: expected"),
+    "filter on no column": (
+        ANNA,
+        {"filter": '{"colour":{"eq":1}}'},
+        "filter: expected .*got 'colour'",
+    ),
     "filter of another type": (
         ANNA,
         {"filter": '{"and":[{"price":{"lt":"x"}}]}'},
