@@ -1,5 +1,6 @@
 """Public attention: checks its arguments and runs the reference."""
 
+import torch
 from torch import Tensor
 
 from kernels.checks import check_dtype, check_shape
@@ -36,10 +37,12 @@ def attention(
     check_shape("attention", "cut", cut, (b, q))
     check_dtype("attention", "key", key, query.dtype)
     check_dtype("attention", "value", value, query.dtype)
+    check_dtype("attention", "cut", cut, torch.int64)
     if (bias_table is None) != (buckets is None):
         given = "bias_table" if buckets is None else "buckets"
         raise ValueError(f"attention: expected bias_table and buckets together, got only {given}")
     if bias_table is not None and buckets is not None:
         check_shape("attention", "bias_table", bias_table, (h, bias_table.shape[-1]))
         check_shape("attention", "buckets", buckets, (b, q, k))
+        check_dtype("attention", "buckets", buckets, torch.int64)
     return reference(query, key, value, cut, bias_table, buckets)

@@ -57,11 +57,19 @@ def token_assembly(
     b, length, d = rows.shape
     check_shape(op, "user", user, (b, d))
     check_shape(op, "signals", signals, (b, length, signal_weight.shape[0]))
+    check_shape(op, "signal_weight", signal_weight, (signal_weight.shape[0], d))
     check_shape(op, "read_out", read_out, (d,))
     if len(tables) != len(indices):
         raise ValueError(f"{op}: expected {len(tables)} indices, one a table, got {len(indices)}")
     for i, table in enumerate(tables):
         check_shape(op, f"tables[{i}]", table, (table.shape[0], d))
+    for i, index in enumerate(indices):
+        # Any other shape might broadcast too, to tokens that nobody meant.
+        if index.shape[1:] != (length,) or index.shape[0] not in (b, 1):
+            raise ValueError(
+                f"{op}: indices[{i}]: expected shape {(b, length)} or {(1, length)}, "
+                f"got {tuple(index.shape)}"
+            )
     return reference.token_assembly(
         rows, user, tables, indices, signals, signal_weight, read_out, n_read_outs
     )
