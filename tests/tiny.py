@@ -1,0 +1,95 @@
+"""Small shops, models and configurations that the tests of model and training share."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from engine.config import Config, ModelConfig, TrainConfig
+from engine.data.dataset import Dataset
+from engine.data.prepare import prepare
+from tests.shop import WordEmbedder, write_shop
+
+MODEL = {
+    "layers": 2, "d_model": 16, "heads": 2, "d_ff": 32, "d_serve": 8, "window": 20, "hop": 5,
+    "text_dim": 8, "attribute_dim": 4, "repeat_hidden": 8,
+}  # fmt: skip
+TRAIN = {
+    "epochs": 2.0, "batch_size": 8, "lr": 1e-2, "shared_uniform": 16, "shared_positive": 8,
+    "subclass_negatives": 4, "page_negatives": 4, "positions": 4, "precision": "fp32",
+}  # fmt: skip
+
+
+def tiny_config(**changes: Any) -> Config:
+    """Both sections in miniature; each change goes to the section that has its key."""
+    model = {k: v for k, v in changes.items() if k in ModelConfig.model_fields}
+    train = {k: v for k, v in changes.items() if k not in model}
+    return Config(model=ModelConfig(**MODEL | model), train=TrainConfig(**TRAIN | train))
+
+
+@cache
+def tiny_shop(*, with_time: bool = True, impressions: bool = False, items: int = 60) -> Dataset:
+    """The generated shop of 24 users and 60 days, prepared."""
+    with tempfile.TemporaryDirectory() as folder:
+        source = write_shop(
+            Path(folder) / "shop",
+            users=24, items=items, days=60, with_time=with_time, impressions=impressions,
+        )  # fmt: skip
+        return prepare(source, Path(folder) / "out", embedder=WordEmbedder(), min_tag_items=2)
+
+
+def shop_of(
+    folder: Path, events: Sequence[tuple[str, int, int]], items: int, **meta: str
+) -> Dataset:
+    """A prepared shop of items 0 … items - 1, in New York, with just these events.
+
+    Args:
+        events: (user, item, unix seconds).
+        meta: event_type, a type for all events.
+    """
+    source = folder / "shop"
+    source.mkdir(parents=True)
+    user, item, time = zip(*events, strict=True)
+    table = {"user_id": user, "item_id": item, "time": time}
+    pl.DataFrame(table | {k: [v] * len(user) for k, v in meta.items()}).write_parquet(
+        source / "events.parquet"
+    )
+    pl.DataFrame(
+        {
+            "item_id": range(items),
+            "text": [f"thing {n}" for n in range(items)],
+            "name": [f"Thing {n}" for n in range(items)],
+            "subclass": [f"class {n % 3}" for n in range(items)],
+        }
+    ).write_parquet(source / "items.parquet")
+    (source / "shop.json").write_text('{"timezone": "America/New_York"}')
+    return prepare(source, folder / "prepared", embedder=WordEmbedder())
+
+
+def without_later(dataset: Dataset, cut: int) -> Dataset:
+    """The dataset as if nothing had happened from `cut` on: no event, no page."""
+    keep = dataset.event_time < cut
+    pages = dataset.impression_time < cut
+    shown = np.repeat(pages, np.diff(dataset.impression_offsets))
+    return replace(
+        dataset,
+        event_offsets=np.concatenate([[0], np.cumsum(keep)])[dataset.event_offsets],
+        **{name: getattr(dataset, name)[keep] for name in _EVENT},
+        impression_user=dataset.impression_user[pages],
+        impression_time=dataset.impression_time[pages],
+        impression_offsets=np.concatenate(
+            [[0], np.cumsum(np.diff(dataset.impression_offsets)[pages])]
+        ),
+        impression_item=dataset.impression_item[shown],
+        impression_clicked=dataset.impression_clicked[shown],
+    )
+
+
+_EVENT = ("event_item", "event_time", "event_type", "event_session")
