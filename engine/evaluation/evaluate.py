@@ -16,6 +16,7 @@ from . import baselines, metrics
 from .protocol import Task, next_session
 
 STRATEGIES: tuple[Strategy, ...] = ("next", "general", "round_robin")
+COMPARED = ("next", "round_robin")
 K = 10
 LAMBDAS = (0.0, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3)
 _AT_ONCE = 64
@@ -35,13 +36,15 @@ class Evaluation:
     per_request: dict[str, dict[str, NDArray[np.float64]]] = field(repr=False)
     lists: dict[str, NDArray[np.int64]] = field(repr=False)
 
-    def compare(self, ours: str, theirs: str) -> dict[str, dict[str, float]]:
-        """Paired difference with its interval, for recall@10 and ndcg@10."""
+    def comparison(self) -> dict[str, dict[str, dict[str, float]]]:
+        """Paired differences of `COMPARED` against personal recency, with their intervals."""
+        theirs = self.per_request["personal_recency"]
         return {
-            name: metrics.paired_difference(
-                self.per_request[ours][name], self.per_request[theirs][name]
-            )
-            for name in ("recall@10", "ndcg@10")
+            f"{ours}_minus_personal_recency": {
+                name: metrics.paired_difference(self.per_request[ours][name], theirs[name])
+                for name in ("recall@10", "ndcg@10")
+            }
+            for ours in COMPARED
         }
 
 

@@ -48,6 +48,12 @@ def next_session(dataset: Dataset, cut: int, end: int) -> Task:
     return Task(cut, np.array(users, np.int64), np.array(times, np.int64), targets)
 
 
+def window_after(dataset: Dataset, cut: int, days: int = WINDOW_DAYS) -> int:
+    """Unix seconds of the end of the `days` local days that begin at `cut`."""
+    clock = Clock(dataset.meta.timezone)
+    return clock.start_of_day(int(clock.day(np.array([cut]))[0]) + days)
+
+
 @dataclass(frozen=True)
 class Cuts:
     """Unix seconds: validation is [validation, test), test is [test, end)."""

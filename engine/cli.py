@@ -1,0 +1,313 @@
+"""The `stars` command: data, training, export, evaluation, serving. Thin; the work is elsewhere."""
+
+import json
+import sys
+from datetime import date
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from .config import Preset
+from .errors import StarsError
+
+app = typer.Typer(no_args_is_help=True, help="STARS: train, export and serve recommendations.")
+data_app = typer.Typer(no_args_is_help=True, help="Prepare and describe a shop's data.")
+app.add_typer(data_app, name="data")
+
+_DATA = Annotated[Path, typer.Option("--data", help="folder of a prepared dataset")]
+_BUNDLE = Annotated[Path, typer.Option("--bundle", help="folder of a bundle")]
+_API_KEY = Annotated[
+    str, typer.Option(envvar="OPENAI_API_KEY", help="of the endpoint; best by the environment")
+]
+_JSON = Annotated[Path | None, typer.Option("--json", help="also write the result here")]
+
+
+@data_app.command("complete-journey")
+def complete_journey(
+    out: Annotated[Path, typer.Option(help="folder for the shop's Parquet files")],
+) -> None:
+    """Write the Complete Journey purchases as a shop folder."""
+    from .data.complete_journey import write_complete_journey
+
+    write_complete_journey(out)
+    print(out)
+
+
+@data_app.command("prepare")
+def prepare(
+    source: Annotated[Path, typer.Argument(help="folder of a shop's Parquet files")],
+    out: Annotated[Path, typer.Option(help="folder for the prepared dataset")],
+    embeddings_url: Annotated[
+        str | None, typer.Option(help="OpenAI-compatible endpoint instead of the local MiniLM")
+    ] = None,
+    embeddings_model: Annotated[str, typer.Option(help="model of that endpoint")] = "",
+    api_key: _API_KEY = "none",
+) -> None:
+    """Check a shop's files and prepare them for training."""
+    from .data.describe import describe, describe_table
+    from .data.endpoint import Endpoint
+    from .data.prepare import prepare as prepare_dataset
+    from .data.text import CachedEmbedder, EndpointEmbedder, MiniLmEmbedder
+
+    embedder = (
+        EndpointEmbedder(Endpoint(embeddings_url, api_key), embeddings_model)
+        if embeddings_url
+        else MiniLmEmbedder()
+    )
+    cached = CachedEmbedder(embedder, out.parent / "embeddings")
+    dataset = prepare_dataset(source, out, embedder=cached)
+    Console().print(describe_table(describe(dataset)))
+
+
+@data_app.command("describe")
+def describe(
+    folder: Annotated[Path, typer.Argument(help="folder of a prepared dataset")],
+    json_to: _JSON = None,
+) -> None:
+    """Counts, dates, popularity and repeats of a prepared dataset."""
+    from .data.dataset import Dataset
+    from .data.describe import describe as describe_dataset
+    from .data.describe import describe_table
+
+    description = describe_dataset(Dataset.load(folder))
+    Console().print(describe_table(description))
+    _write(json_to, description)
+
+
+@data_app.command("tag")
+def tag(
+    items: Annotated[Path, typer.Argument(help="items.parquet to tag")],
+    out: Annotated[Path, typer.Option(help="the same table with a column `tags`")],
+    answers: Annotated[Path, typer.Option(help="JSON lines of answers; a restart goes on from it")],
+    vocabulary: Annotated[Path, typer.Option(help="JSON file: facet to allowed values")],
+    url: Annotated[str, typer.Option(help="OpenAI-compatible chat endpoint")],
+    model: Annotated[str, typer.Option(help="model to ask")],
+    workers: Annotated[int, typer.Option(help="requests in flight")] = 4,
+    api_key: _API_KEY = "none",
+) -> None:
+    """Tag items by a chat model in a controlled vocabulary."""
+    from .data.endpoint import Endpoint
+    from .data.tagger import Vocabulary, tag_items
+
+    counts = tag_items(
+        items,
+        out,
+        answers,
+        endpoint=Endpoint(url, api_key),
+        model=model,
+        vocabulary=Vocabulary.read(vocabulary),
+        workers=workers,
+    )
+    print(counts)
+
+
+@app.command()
+def train(
+    data: _DATA,
+    out: Annotated[Path, typer.Option(help="run folder")],
+    preset: Annotated[Preset, typer.Option(help="shape of the model")] = "small",
+    config: Annotated[Path | None, typer.Option(help="TOML laid over the preset")] = None,
+    until: Annotated[
+        str | None, typer.Option(help="first local day not trained on (YYYY-MM-DD)")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads")] = None,
+) -> None:
+    """Train a model; λ_serve is chosen on the 28 days that follow.
+
+    Without `--until`, the last 56 days are left for validation and test.
+    """
+    import torch
+
+    from .config import load_config
+    from .data.dataset import Dataset
+    from .evaluation.protocol import last_cuts, window_after
+    from .pipeline import train_run
+
+    if threads:
+        torch.set_num_threads(threads)
+    dataset = Dataset.load(data)
+    cut = _day(dataset, until) if until else last_cuts(dataset).validation
+    resolved = load_config(preset, config)
+    done = train_run(
+        dataset, cut, window_after(dataset, cut), resolved, out, not sys.stderr.isatty()
+    )
+    print(f"{out}: {'trained' if done else 'unchanged'}")
+
+
+@app.command()
+def export(
+    data: _DATA,
+    run: Annotated[Path, typer.Option(help="run folder of `stars train`")],
+    out: Annotated[Path, typer.Option(help="folder of the bundle")],
+    until: Annotated[
+        str | None, typer.Option(help="first local day not in the histories, or `end` for all")
+    ] = None,
+    lambda_serve: Annotated[
+        float | None, typer.Option(help="weight of the popularity prior; default: the run's choice")
+    ] = None,
+) -> None:
+    """Export a run to a bundle that `stars serve` takes.
+
+    Without `--until`, the last 28 days are left out, so that `stars evaluate` can ask for them.
+    """
+    from .data.dataset import Dataset
+    from .evaluation.protocol import last_cuts
+    from .pipeline import export_run
+
+    dataset = Dataset.load(data)
+    if until == "end":
+        cut = int(dataset.event_time.max()) + 1
+    else:
+        cut = _day(dataset, until) if until else last_cuts(dataset).test
+    done = export_run(dataset, run, cut, out, lambda_serve)
+    print(f"{out}: {'exported' if done else 'unchanged'}")
+
+
+@app.command()
+def evaluate(data: _DATA, bundle: _BUNDLE, json_to: _JSON = None) -> None:
+    """Each user's first session in the 28 days after the bundle's cut, beside counting."""
+    from .bundle import Bundle
+    from .data.dataset import Dataset
+    from .evaluation.evaluate import evaluate as evaluate_bundle
+    from .evaluation.protocol import window_after
+    from .evaluation.show import comparison_table, metrics_table
+
+    dataset, opened = Dataset.load(data), Bundle.open(bundle)
+    result = evaluate_bundle(opened, dataset, window_after(dataset, opened.manifest.cut))
+    console = Console()
+    console.print(metrics_table(result.metrics))
+    comparison = result.comparison()
+    console.print(comparison_table(comparison))
+    _write(json_to, {"metrics": result.metrics, "comparison": comparison})
+
+
+@app.command()
+def serve(
+    bundle: _BUNDLE,
+    address: Annotated[str, typer.Option(help="what to listen on")] = "127.0.0.1",
+    http_port: int = 8000,
+    grpc_port: int = 8001,
+    metrics_port: int = 8002,
+    threads: Annotated[int, typer.Option(help="CPU threads of the engine")] = 1,
+    log: Annotated[Path | None, typer.Option(help="file for the server's output")] = None,
+) -> None:
+    """Serve a bundle by Triton Server until interrupted."""
+    from .serving.server import MODEL_REPOSITORY, TritonServer
+
+    server = TritonServer(
+        [MODEL_REPOSITORY],
+        bundle,
+        http_port=http_port,
+        grpc_port=grpc_port,
+        metrics_port=metrics_port,
+        address=address,
+        threads=threads,
+        log=log,
+    )
+    with server:
+        print(
+            f"ready: http {server.http_url}  grpc {server.grpc_url}  {server.metrics_url}/metrics"
+        )
+        server.wait()
+
+
+@app.command()
+def recommend(
+    user: Annotated[str | None, typer.Option(help="user id")] = None,
+    item: Annotated[list[int] | None, typer.Option(help="an event's item, oldest first")] = None,
+    event_time: Annotated[list[int] | None, typer.Option(help="its unix seconds")] = None,
+    event_type: Annotated[list[int] | None, typer.Option(help="its type code")] = None,
+    context: Annotated[list[float] | None, typer.Option(help="a signal, in order")] = None,
+    k: int = 10,
+    strategy: Literal["next", "general", "round_robin"] = "round_robin",
+    repeats: Literal["allow", "exclude"] = "allow",
+    filter_: Annotated[str | None, typer.Option("--filter", help="JSON predicate")] = None,
+    time: Annotated[int | None, typer.Option(help="unix seconds of the request")] = None,
+    explain: bool = False,
+    url: str = "127.0.0.1:8001",
+    protocol: Literal["grpc", "http"] = "grpc",
+    bundle: Annotated[
+        Path | None, typer.Option(help="bundle to read the items' names from")
+    ] = None,
+) -> None:
+    """Ask a running server for recommendations."""
+    from .serving.client import StarsClient
+
+    with StarsClient(url, protocol) as client:
+        answer = client.recommend(
+            user,
+            item or [],
+            event_type or [],
+            event_time or [],
+            context or [],
+            k=k,
+            strategy=strategy,
+            repeats=repeats,
+            filter=filter_,
+            time=time,
+            explain=explain or None,
+        )
+    names = _names(bundle, answer.item_ids.tolist())
+    table = Table("", "item", *(["name"] if bundle else []), "score", "source")
+    sources = ("next", "general", "repeat", "popularity")
+    rows = zip(answer.item_ids, answer.scores, answer.source, strict=True)
+    for rank, (item_id, score, source) in enumerate(rows, start=1):
+        name = [names[int(item_id)]] if bundle else []
+        table.add_row(str(rank), str(item_id), *name, f"{score:.3f}", sources[source])
+    console = Console()
+    console.print(table)
+    if answer.explanation is not None:
+        console.print_json(data=answer.explanation)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="folder for everything the demo makes")] = Path(
+        "artifacts/demo"
+    ),
+) -> None:
+    """The whole way on real purchases: data, training, evaluation, server, answers."""
+    from .demo import run_demo
+
+    run_demo(out)
+
+
+def _day(dataset: Any, text: str) -> int:
+    """Unix seconds of the first second of a local day."""
+    from .data.clock import Clock
+
+    try:
+        day = (date.fromisoformat(text) - date(1970, 1, 1)).days
+    except ValueError:
+        raise typer.BadParameter(f"expected a day as YYYY-MM-DD, got {text!r}") from None
+    return Clock(dataset.meta.timezone).start_of_day(day)
+
+
+def _names(bundle: Path | None, item_ids: list[int]) -> dict[int, str]:
+    """Item names from a bundle's columns."""
+    if bundle is None:
+        return {}
+    from .bundle import Bundle
+
+    opened = Bundle.open(bundle, verify=False)
+    places = opened.items["item_ids"].searchsorted(item_ids)
+    names = opened.columns["name"].take(places)
+    return {item_id: str(name) for item_id, name in zip(item_ids, names, strict=True)}
+
+
+def _write(path: Path | None, value: Any) -> None:
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(value, indent=2))
+
+
+def main() -> None:
+    """Entry point: an expected error is one line on stderr and exit status 1."""
+    try:
+        app()
+    except StarsError as error:
+        print(f"stars: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
