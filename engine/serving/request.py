@@ -13,6 +13,7 @@ from engine.errors import RequestError
 K_MAX = 500
 EVENTS_MAX = 10_000
 USER_ID_BYTES_MAX = 1_024
+CONTEXT_MAX = 1e9  # far beyond any signal, and no score can leave float32 by it
 TIME_MAX_S = 4_102_444_800  # the year 2100; milliseconds sent for seconds land far beyond it
 CLOCK_SKEW_S = 60  # how far a client's clock may run ahead of ours when it sends no `time`
 PAD = -1
@@ -53,7 +54,7 @@ class Request:
         item_ids: [n] int64 catalogue ids, oldest first, padding removed; not yet looked up.
         event_types: [n] int32 codes, or None for the default type.
         event_times: [n] int64 unix seconds, not decreasing, or None for the request's time.
-        context: [S] float32, finite, or None; its length is the manifest's affair.
+        context: [S] float32, at most CONTEXT_MAX in magnitude, or None; S is yet to be checked.
         k, strategy, repeats, filter, time, explain: as in Options; the filter is raw JSON text.
     """
 
@@ -250,10 +251,13 @@ def _context(tensors: Mapping[str, NDArray[Any]], row: int) -> NDArray[np.float3
     if "context" not in tensors or not tensors["context"].shape[1]:
         return None
     context: NDArray[np.float32] = tensors["context"][row]
-    finite = np.isfinite(context)
-    if not finite.all():
-        place = np.argmin(finite)
-        raise RequestError(f"context[{place}]: expected a finite number, got {context[place]}")
+    usable = np.abs(context) <= CONTEXT_MAX  # False for NaN
+    if not usable.all():
+        place = np.argmin(usable)
+        raise RequestError(
+            f"context[{place}]: expected a number of at most {CONTEXT_MAX:g} in magnitude, "
+            f"got {context[place]}"
+        )
     return context
 
 

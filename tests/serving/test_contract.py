@@ -187,7 +187,7 @@ def test_requests_that_are_batched_together_do_not_mix(
         def ask(turn: int) -> None:
             place = turn % len(requests)
             if turn % 3 == 2:
-                with pytest.raises(RequestError, match=r"^context\[0\]: expected a finite number"):
+                with pytest.raises(RequestError, match=r"^context\[0\]: expected a number of"):
                     client.recommend(USER, context=[float("nan")])
             else:
                 same(client.recommend(**requests[place]), expected[place])

@@ -248,10 +248,10 @@ def test_without_a_time_the_client_clock_may_run_ahead_a_little() -> None:
     )
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-def test_context_is_finite(value: float) -> None:
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf"), 2.0**31])
+def test_context_is_finite_and_not_huge(value: float) -> None:
     refused(
-        f"context[1]: expected a finite number, got {value}",
+        f"context[1]: expected a number of at most 1e+09 in magnitude, got {value}",
         {**users(b"u"), **floats([0.5, value])},
     )
 

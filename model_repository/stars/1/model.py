@@ -2,6 +2,7 @@
 
 from __future__ import annotations  # the server fills pb_utils in after this module is read
 
+import asyncio  # noqa: F401  the backend imports it itself, in the middle of the first request
 import json
 import os
 import time
