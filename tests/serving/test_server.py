@@ -18,6 +18,7 @@ import pytest
 
 from engine.errors import ServerError
 from engine.serving import server as server_module
+from engine.serving.client import StarsClient
 from engine.serving.latency import NULL_REPOSITORY
 from engine.serving.server import MODEL_REPOSITORY, TritonServer
 
@@ -124,6 +125,19 @@ def test_a_broken_bundle_is_named_with_its_reason(bundle: Path, tmp_path: Path) 
     assert "ended with status 1 before it was ready; the end of its log" in str(failure.value)
     assert "failed to load 'stars' version 1: Internal: BundleError" in str(failure.value)
     assert str(broken / "manifest.json") in str(failure.value)
+
+
+def test_without_a_bundle_the_models_configuration_decides(bundle: Path, tmp_path: Path) -> None:
+    repository = tmp_path / "model_repository"
+    shutil.copytree(MODEL_REPOSITORY, repository)
+    with pytest.raises(ServerError, match=r"BundleError: .*/artifacts/bundle/manifest\.json"):
+        TritonServer([repository], None).start()
+    shutil.copytree(bundle, tmp_path / "artifacts" / "bundle")
+    with (
+        TritonServer([repository], None) as running,
+        StarsClient(running.grpc_url) as client,
+    ):
+        assert len(client.recommend("anybody", k=3).item_ids) == 3
 
 
 def test_an_option_that_tritonserver_does_not_know() -> None:
