@@ -130,7 +130,9 @@ def _show(
         baskets.add_row(day, ", ".join(names.of(items)))
     console.print(baskets)
     ask: dict[str, Any] = {"user_id": household.user_id, "time": household.time}
-    lists = {name: client.recommend(**ask, strategy=name) for name in _STRATEGIES}
+    lists: dict[str, Recommendation] = {
+        name: client.recommend(**ask, strategy=name) for name in _STRATEGIES
+    }
     console.print(names.table("Recommended, by strategy", lists))
 
     new = client.recommend(**ask, repeats="exclude")

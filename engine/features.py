@@ -1,8 +1,7 @@
 """From a user's events to the encoder's inputs: one code for training, export and serving.
 
-Nothing here depends on what comes after an event or on the time of the request (engine/model/README.md):
-recency is the gap to the event before, taken before the window is cut, and positions count from the
-window's start.
+Nothing here depends on what comes after an event or on the time of the request: recency is the gap
+to the event before, taken before the window is cut, and positions count from the window's start.
 """
 
 from collections.abc import Mapping, Sequence

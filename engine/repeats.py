@@ -194,7 +194,8 @@ def repeat_features(
         count / group_count[group],
         np.log1p(_days(times[owner] - group_last[group])),
     )
-    return np.stack(columns, axis=1).astype(np.float32)
+    features: NDArray[np.float32] = np.stack(columns, axis=1).astype(np.float32)
+    return features
 
 
 def _decay(days: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -1,4 +1,4 @@
-"""Local calendar of a shop: unix seconds to hour, weekday, week and day, without a data-frame library."""
+"""Local calendar of a shop: unix seconds to hour, weekday, week and day, in numpy alone."""
 
 from datetime import UTC, datetime
 from functools import lru_cache

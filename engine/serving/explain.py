@@ -10,20 +10,21 @@ import numpy as np
 from engine.retrieval.merge import RankedList
 
 if TYPE_CHECKING:
-    from .recommender import Query, Recommender
+    from .query import Query
+    from .recommender import Recommender
 
 _NEAREST = 3
 _SOURCES = {0: "next", 1: "general", 2: "repeat", 3: "popularity"}
 
 
-def explain(recommender: Recommender, query: Query | None, ranked: RankedList) -> str:
-    """JSON of a list; `query` is None for the popularity answer.
+def explain(recommender: Recommender, query: Query, ranked: RankedList) -> str:
+    """JSON of a list.
 
-    For every item: its source and score, and where vectors made it the terms of the sum
+    For every item: its source and score, and where vectors made it, the terms of the sum
     score = scale · (dot + context) + prior + repeat, with the history's nearest items by cosine.
     """
     places = np.flatnonzero(ranked.items >= 0).tolist()
-    if query is None:
+    if query.is_unknown:
         entries = [_entry(recommender, ranked, place) for place in places]
         return json.dumps({"user": "unknown", "items": entries})
     vectors = "live" if query.live else "stored"

@@ -1,0 +1,202 @@
+"""A request looked up in the bundle: user, events, filter and context, or why not."""
+
+from dataclasses import dataclass
+from time import time as now
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.bundle import Bundle
+from engine.data.clock import Clock
+from engine.errors import RequestError
+from engine.features import Calendar, History
+from engine.repeats import RepeatState, repeat_history
+from engine.retrieval.filters import FilterCache
+from engine.store.users import UserRecord
+
+from .request import Request
+from .weights import RequestWeights
+
+NEXT, GENERAL = 0, 1
+_HEADS = {"next": (NEXT,), "general": (GENERAL,), "round_robin": (NEXT, GENERAL)}
+_SIGNAL_STDS_MAX = 10_000  # beyond it scores could leave float32
+
+
+@dataclass
+class Query:
+    """One request on its way through the stages.
+
+    Attributes:
+        request: as it came.
+        time: unix seconds of the request.
+        record: the stored user, if there is one.
+        history: events that decide the vectors and the context's gap; the stored ones and the new.
+        state: repeat items, as of the last event.
+        live: the vectors must be computed, since there are events that no stored vector knows.
+        allowed: [N] bool, active items that pass the filter.
+        signals: [S] standardised external signals.
+        vectors: [2, D] h_next and h_gen, then with δ.
+        delta: [D] context offset δ.
+        repeat_logits: [2, m] final logits of the state's items for either vector.
+    """
+
+    request: Request
+    time: int
+    record: UserRecord | None
+    history: History
+    state: RepeatState
+    live: bool
+    allowed: NDArray[np.bool_]
+    signals: NDArray[np.float32]
+    vectors: NDArray[np.float32]
+    delta: NDArray[np.float32]
+    repeat_logits: NDArray[np.float32]
+
+    @property
+    def is_unknown(self) -> bool:
+        """Nothing is known of the user: neither a record nor an event."""
+        return self.record is None and not len(self.history.items)
+
+    @property
+    def heads(self) -> tuple[int, ...]:
+        """Vectors that the strategy reads."""
+        return _HEADS[self.request.strategy]
+
+
+class Resolver:
+    """Turns requests into queries by one bundle."""
+
+    def __init__(self, bundle: Bundle, weights: RequestWeights) -> None:
+        self._manifest = manifest = bundle.manifest
+        self._item_ids: NDArray[np.int64] = bundle.items["item_ids"]
+        self._dim = bundle.items["candidates"].shape[1]
+        self._active: NDArray[np.bool_] = bundle.items["active"]
+        self._filters = FilterCache(bundle.columns)
+        clock = Clock(manifest.timezone)
+        self.calendar = Calendar(clock, manifest.has_time, weights.first_day, weights.signals)
+
+    def resolve(self, request: Request, record: UserRecord | None) -> Query:
+        """Looks up everything that a request names; vectors and logits are still to come.
+
+        Raises:
+            RequestError: the request names something that the bundle does not hold.
+        """
+        time = int(now()) if request.time is None else request.time
+        allowed = self._active
+        if request.filter is not None:
+            allowed = allowed & self._filters.mask(request.filter)
+        signals = self._signals(request, time)
+        events, sessions, is_new = self._events(request, record, time)
+        if record is None or is_new:
+            live, state = True, self._state(events, sessions)
+            vectors = np.zeros((2, self._dim), np.float32)
+        else:
+            live, state = False, record.repeats
+            vectors = np.stack([record.h_next, record.h_gen])
+        return Query(
+            request=request,
+            time=time,
+            record=record,
+            history=events,
+            state=state,
+            live=live,
+            allowed=allowed,
+            signals=signals,
+            vectors=vectors,
+            delta=np.zeros(self._dim, np.float32),
+            repeat_logits=np.zeros((2, len(state.item)), np.float32),
+        )
+
+    def _signals(self, request: Request, time: int) -> NDArray[np.float32]:
+        """[S] standardised: the request's, or what the calendar knew beforehand of the day."""
+        if request.context is None:
+            day = self.calendar.fields(np.array(time))["day"]
+            return self.calendar.signals_on(day)
+        features = self._manifest.signals
+        if len(request.context) != len(features):
+            names = ", ".join(feature.name for feature in features) or "none"
+            raise RequestError(
+                f"context: expected {len(features)} signals ({names}) or none, "
+                f"got {len(request.context)}"
+            )
+        mean = np.array([feature.mean for feature in features])
+        std = np.array([feature.std for feature in features])
+        standardised: NDArray[np.float32] = ((request.context - mean) / std).astype(np.float32)
+        far = np.flatnonzero(np.abs(standardised) > _SIGNAL_STDS_MAX)
+        if len(far):
+            name, value = features[far[0]].name, request.context[far[0]]
+            raise RequestError(
+                f"context[{far[0]}] ({name}): expected a value within {_SIGNAL_STDS_MAX:,} "
+                f"standard deviations of the mean {mean[far[0]]:.4g}, got {value:.4g}"
+            )
+        return standardised
+
+    def _events(
+        self, request: Request, record: UserRecord | None, time: int
+    ) -> tuple[History, NDArray[np.int32], bool]:
+        """Stored history and the request's later events: history, sessions, whether any is new."""
+        items = self._indices(request.item_ids)
+        types = self._types(request)
+        times = request.event_times
+        if times is None:
+            times = np.full(len(items), time, np.int64)
+        if record is None:
+            events = History(items, times, types)
+            return events, self._sessions(times, -1, None), len(items) > 0
+        stored = History(record.items, record.times, record.types)
+        last = int(record.times[-1]) if len(record.times) else np.iinfo(np.int64).min
+        new = times > last
+        if not new.any():
+            return stored, record.sessions, False
+        ordinal = int(record.sessions[-1]) if len(record.sessions) else -1
+        sessions = self._sessions(times[new], ordinal, last if len(record.times) else None)
+        events = History(
+            np.concatenate([stored.items, items[new]]),
+            np.concatenate([stored.times, times[new]]),
+            np.concatenate([stored.types, types[new]]),
+        )
+        return events, np.concatenate([record.sessions, sessions]), True
+
+    def _indices(self, item_ids: NDArray[np.int64]) -> NDArray[np.int32]:
+        """Item indices [n] of catalogue ids; an item that was removed still counts as history."""
+        at = np.searchsorted(self._item_ids, item_ids)
+        known = self._item_ids[at.clip(max=len(self._item_ids) - 1)] == item_ids
+        if not known.all():
+            place = int(np.argmin(known))
+            raise RequestError(
+                f"item_ids[{place}]: expected an id of the catalogue, got {item_ids[place]}"
+            )
+        return at.astype(np.int32)
+
+    def _types(self, request: Request) -> NDArray[np.int32]:
+        """Event-type codes [n], the default where the request gives none."""
+        if request.event_types is None:
+            return np.full(len(request.item_ids), self._manifest.default_event_code, np.int32)
+        names = self._manifest.event_types
+        bad = np.flatnonzero((request.event_types < 0) | (request.event_types >= len(names)))
+        if len(bad):
+            codes = ", ".join(f"{code} {name}" for code, name in enumerate(names))
+            raise RequestError(
+                f"event_types[{bad[0]}]: expected one of {codes}, got {request.event_types[bad[0]]}"
+            )
+        return request.event_types
+
+    def _sessions(
+        self, times: NDArray[np.int64], ordinal: int, last: int | None
+    ) -> NDArray[np.int32]:
+        """Session ordinals [n] of events that follow session `ordinal`, which ended at `last`."""
+        if not self.calendar.has_time:
+            return (ordinal + 1 + np.arange(len(times))).astype(np.int32)
+        before = [] if last is None else [last]
+        days = self.calendar.clock.day(np.concatenate([np.array(before, np.int64), times]))
+        opens = np.diff(days) > 0 if last is not None else np.diff(days, prepend=days[:1] - 1) > 0
+        return (ordinal + np.cumsum(opens)).astype(np.int32)
+
+    def _state(self, events: History, sessions: NDArray[np.int32]) -> RepeatState:
+        """Repeat items of a whole history."""
+        bought = np.isin(events.types, self._manifest.repeat_codes)
+        times = events.times if self.calendar.has_time else np.zeros_like(events.times)
+        history = repeat_history(events.items[bought], times[bought], sessions[bought])
+        if not len(sessions):
+            return history.after(-1, 0)
+        return history.after(int(sessions[-1]), int(times[-1]))
