@@ -40,8 +40,9 @@ class ModelConfig(_Frozen):
             raise ValueError(
                 f"heads: expected a divisor of d_model {self.d_model}, got {self.heads}"
             )
-        if self.hop > self.window:
-            raise ValueError(f"hop: expected at most window {self.window}, got {self.hop}")
+        # Training tiles a history window by window; only so does each start at a multiple of hop.
+        if self.window % self.hop:
+            raise ValueError(f"hop: expected a divisor of window {self.window}, got {self.hop}")
         return self
 
 
@@ -70,7 +71,7 @@ class TrainConfig(_Frozen):
     target_candidates: int = Field(64, ge=1)
     positions: int = Field(16, ge=1, description="session ends a window that carry the loss")
     repeat_types: tuple[str, ...] = ("purchase",)
-    seed: int = 0
+    seed: int = Field(0, ge=0)
     precision: Literal["fp32", "bf16", "auto"] = "auto"
     checkpoint_steps: int = Field(200, ge=1)
 
@@ -114,8 +115,8 @@ def load_config(preset: Preset = "small", file: Path | None = None) -> Config:
     override: dict[str, Any] = {}
     if file:
         try:
-            override = tomllib.loads(file.read_text())
-        except (OSError, tomllib.TOMLDecodeError) as error:
+            override = tomllib.loads(file.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise ConfigError(f"{where}: expected a readable TOML file: {error}") from error
     merged: dict[str, Any] = {**override}
     for section, values in _PRESETS[preset].items():
@@ -128,4 +129,6 @@ def load_config(preset: Preset = "small", file: Path | None = None) -> Config:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
+        if first["type"] == "value_error":  # of `_check`, which names key and value itself
+            raise ConfigError(f"{where}: {key}.{first['ctx']['error']}") from error
         raise ConfigError(f"{where}: {key}: {first['msg']}, got {first['input']!r}") from error
