@@ -1,0 +1,175 @@
+from collections import defaultdict
+from math import log, log1p
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engine.data.clock import DAY_S
+from engine.repeats import (
+    FEATURES,
+    RepeatItemStatistics,
+    RepeatState,
+    repeat_features,
+    repeat_history,
+)
+
+N_ITEMS = 6
+HALF_LIVES = (14.0, 45.0, 120.0)
+Purchase = tuple[int, int, int]  # item, unix seconds, session
+
+
+@st.composite
+def purchases(draw: st.DrawFn, max_size: int = 25) -> list[Purchase]:
+    """One user's purchases in time order; items repeat inside and across sessions."""
+    made, time, session = [], 1_500_000_000, 0
+    for _ in range(draw(st.integers(0, max_size))):
+        if draw(st.booleans()):
+            session += draw(st.integers(1, 3))  # a session without a purchase leaves a gap
+            time += draw(st.integers(1, 60 * DAY_S))
+        time += draw(st.sampled_from([0, 0, 60, 5000]))
+        made.append((draw(st.integers(0, N_ITEMS - 1)), time, session))
+    return made
+
+
+def statistics(seed: int = 0) -> RepeatItemStatistics:
+    rng = np.random.default_rng(seed)
+    return RepeatItemStatistics(
+        rebuy_rate=rng.random(N_ITEMS).astype(np.float32),
+        gap_days=(30 * rng.random(N_ITEMS)).astype(np.float32),
+        log_p=np.log(rng.random(N_ITEMS)).astype(np.float32),
+        subclass=np.array([0, 0, 1, 1, 1, 2], np.int32),
+    )
+
+
+def states_of(made: list[Purchase], session: int, last_time: int) -> RepeatState:
+    item, time, ordinal = (np.array(column) for column in (zip(*made, strict=True)))
+    history = repeat_history(item.astype(np.int32), time.astype(np.int64), ordinal.astype(np.int32))
+    return history.after(session, last_time)
+
+
+def times_by_item(made: list[Purchase], session: int) -> dict[int, list[tuple[int, int]]]:
+    """item -> (time, session) of the first purchase in each session up to `session`."""
+    found: dict[int, list[tuple[int, int]]] = defaultdict(list)
+    for item, time, ordinal in made:
+        if ordinal <= session and (not found[item] or found[item][-1][1] != ordinal):
+            found[item].append((time, ordinal))
+    return {item: times for item, times in found.items() if times}
+
+
+@settings(deadline=None, max_examples=150)
+@given(purchases(), st.integers(-1, 40))
+def test_state_equals_counting(made: list[Purchase], session: int) -> None:
+    if not made:
+        made = [(0, 0, 99)]  # bought later only
+    state = states_of(made, session, 123)
+    bought = times_by_item(made, session)
+    assert state.item.tolist() == sorted(bought)
+    assert (state.n_sessions, state.last_session_time) == (session + 1, 123)
+    for row, item in enumerate(sorted(bought)):
+        times = [time for time, _ in bought[item]]
+        assert state.count[row] == len(times)
+        assert state.first_time[row] == times[0]
+        assert state.last_time[row] == times[-1]
+        assert state.last_session[row] == bought[item][-1][1]
+        for column, half_life in enumerate(HALF_LIVES):
+            faded = sum(0.5 ** ((times[-1] - t) / DAY_S / half_life) for t in times)
+            assert state.decayed[row, column] == pytest.approx(faded, rel=1e-5)
+
+
+@settings(deadline=None, max_examples=100)
+@given(purchases(), st.integers(-1, 40))
+def test_a_state_knows_nothing_of_later_sessions(made: list[Purchase], session: int) -> None:
+    made = [*made, (0, 2_000_000_000, 99)]
+    early = [purchase for purchase in made if purchase[2] <= session]
+    full = states_of(made, session, 5)
+    if not early:
+        assert all(len(getattr(full, name)) == 0 for name in RepeatState.FIELDS)
+        return
+    rebuilt = states_of(early, session, 5)
+    for name in RepeatState.FIELDS:
+        ours, theirs = getattr(full, name), getattr(rebuilt, name)
+        np.testing.assert_array_equal(ours, theirs, err_msg=name)
+        assert ours.dtype == theirs.dtype
+
+
+def test_no_purchase_gives_no_state() -> None:
+    nothing = np.zeros(0, np.int32)
+    state = repeat_history(nothing, nothing.astype(np.int64), nothing).after(3, 7)
+    assert state.item.shape == (0,)
+    assert state.decayed.shape == (0, 3)
+    assert state.n_sessions == 4
+
+
+def naive_features(
+    bought: dict[int, list[tuple[int, int]]], n_sessions: int, last_s: int, now_s: int
+) -> list[list[float]]:
+    """One row an item, in the order of FEATURES, each as its name says."""
+    items, rows = statistics(), []
+    total = sum(len(times) for times in bought.values())
+    for item in sorted(bought):
+        times = [time for time, _ in bought[item]]
+        count, days = len(times), max((now_s - times[-1]) / DAY_S, 0)
+        alike = [i for i in bought if items.subclass[i] == items.subclass[item]]
+        usual = float(items.gap_days[item])
+        gap = (times[-1] - times[0]) / DAY_S / (count - 1) if count > 1 else usual
+        since = n_sessions - 1 - bought[item][-1][1]
+        faded = [
+            sum(0.5 ** ((times[-1] - t) / DAY_S / half_life) for t in times)
+            * 0.5 ** (days / half_life)
+            for half_life in HALF_LIVES
+        ]
+        last_alike = max(bought[i][-1][0] for i in alike)
+        named = {
+            "log_count": log1p(count),
+            "log_decayed_14d": log1p(faded[0]),
+            "log_decayed_45d": log1p(faded[1]),
+            "log_decayed_120d": log1p(faded[2]),
+            "log_days_since": log1p(days),
+            "log_sessions_since": log1p(since),
+            "share_of_sessions": count / n_sessions,
+            "log_gap_ratio": log((days + 1) / (gap + 1)),
+            "has_own_gap": float(count > 1),
+            "in_last_session": float(since == 0),
+            "rebuy_rate": float(items.rebuy_rate[item]),
+            "log_popularity": float(items.log_p[item]),
+            "log_item_gap_days": log1p(usual),
+            "log_days_since_session": log1p(max((now_s - last_s) / DAY_S, 0)),
+            "log_sessions": log1p(n_sessions),
+            "log_items_per_session": log1p(total / n_sessions),
+            "share_of_subclass": count / sum(len(bought[i]) for i in alike),
+            "log_days_since_subclass": log1p(max((now_s - last_alike) / DAY_S, 0)),
+        }
+        rows.append([named[name] for name in FEATURES])
+    return rows
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    st.lists(purchases(max_size=12).filter(bool), min_size=1, max_size=4),
+    st.integers(-3 * DAY_S, 90 * DAY_S),
+)
+def test_features_equal_counting(users: list[list[Purchase]], wait_s: int) -> None:
+    states, expected, nows = [], [], []
+    for made in users:
+        session, last_s = made[-1][2] + 1, made[-1][1] + 7000
+        states.append(states_of(made, session, last_s))
+        nows.append(last_s + wait_s)  # before the last session, where a request says so
+        bought = times_by_item(made, session)
+        expected += naive_features(bought, session + 1, last_s, nows[-1])
+    features = repeat_features(states, statistics(), np.array(nows, np.int64))
+    assert features.dtype == np.float32
+    np.testing.assert_allclose(features, np.array(expected), rtol=2e-4, atol=2e-5)
+
+
+def test_a_user_without_repeats_between_others_changes_nothing() -> None:
+    made = [(1, 1_500_000_000, 0), (2, 1_500_400_000, 1), (1, 1_500_400_000, 1)]
+    one = states_of(made, 1, 1_500_400_000)
+    empty = states_of([(0, 0, 9)], 1, 1_500_400_000)
+    now = 1_501_000_000
+    alone = repeat_features([one], statistics(), np.array([now]))
+    among = repeat_features([one, empty, one], statistics(), np.array([now, now + 9, now]))
+    np.testing.assert_array_equal(among, np.concatenate([alone, alone]))
+    nothing = repeat_features([empty], statistics(), np.array([now]))
+    assert nothing.shape == (0, len(FEATURES))
