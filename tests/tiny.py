@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from engine.config import Config, ModelConfig, TrainConfig
 from engine.data.dataset import Dataset
 from engine.data.prepare import prepare
+from engine.model.stars import Events, Stars
 from tests.shop import WordEmbedder, write_shop
 
 MODEL = {
@@ -73,6 +77,39 @@ def shop_of(
     return prepare(source, folder / "prepared", embedder=WordEmbedder())
 
 
+def trained_like(model: Stars) -> Stars:
+    """Noise in every weight, so that no term is 0 as it is at initialisation."""
+    make = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight += 0.2 * torch.randn(weight.shape, generator=make)
+    return model.eval()
+
+
+def random_inputs(model: Stars, batch: int, length: int, seed: int) -> dict[str, NDArray]:
+    """Every length occurs, 0 among them; what lies past an event sequence's end is noise."""
+    rng = np.random.default_rng(seed)
+    sizes = {
+        name: len(getattr(model, name)) for name in ("event_type", "hour", "weekday", "week")
+    } | {"recency": len(model.recency)}
+    n_numeric = model.n_user_numeric
+    shape = (batch, length)
+    return {
+        "rows": rng.standard_normal((*shape, model.config.d_model)).astype(np.float32),
+        **{name: rng.integers(0, size, shape) for name, size in sizes.items()},
+        "day": np.sort(rng.integers(19_000, 19_900, shape), axis=1),
+        "signals": rng.standard_normal((*shape, len(model.signal))).astype(np.float32),
+        "length": np.resize([length, 0, length // 2, 1], batch),
+        "user_categorical": np.stack(
+            [rng.integers(0, t.num_embeddings, batch) for t in model.user.tables], axis=1
+        )
+        if len(model.user.tables)
+        else np.zeros((batch, 0), np.int64),
+        "user_numeric": rng.standard_normal((batch, n_numeric)).astype(np.float32),
+        "user_known": rng.integers(0, 2, (batch, n_numeric)).astype(np.float32),
+    }
+
+
 def without_later(dataset: Dataset, cut: int) -> Dataset:
     """The dataset as if nothing had happened from `cut` on: no event, no page."""
     keep = dataset.event_time < cut
@@ -90,6 +127,12 @@ def without_later(dataset: Dataset, cut: int) -> Dataset:
         impression_item=dataset.impression_item[shown],
         impression_clicked=dataset.impression_clicked[shown],
     )
+
+
+def events_of(inputs: dict[str, NDArray]) -> tuple[Tensor, Events]:
+    """Item rows and events, as the model takes them, of `random_inputs`."""
+    tensors = {name: torch.from_numpy(value) for name, value in inputs.items()}
+    return tensors["rows"], Events(**{f.name: tensors[f.name] for f in fields(Events)})
 
 
 _EVENT = ("event_item", "event_time", "event_type", "event_session")

@@ -6,24 +6,14 @@ import onnx
 import onnxruntime as ort
 import pytest
 import torch
-from numpy.typing import NDArray
 
 from engine.compile.onnx import INPUTS, OUTPUTS, EncodeGraph, export_encoder
 from engine.model.build import build_model, model_data
 from engine.model.stars import Stars
-from tests.tiny import tiny_config, tiny_shop
+from tests.tiny import random_inputs, tiny_config, tiny_shop, trained_like
 
 SHAPES = [(1, 1), (1, 200), (3, 17), (4, 200), (7, 1), (2, 199)]
 WINDOW = 200
-
-
-def trained_like(model: Stars) -> Stars:
-    """Noise in every weight, so that no term is 0 as it is at initialisation."""
-    make = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for weight in model.parameters():
-            weight += 0.2 * torch.randn(weight.shape, generator=make)
-    return model.eval()
 
 
 @pytest.fixture(scope="module")
@@ -34,30 +24,6 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Stars, Path]:
     path = tmp_path_factory.mktemp("graph") / "encode.onnx"
     export_encoder(model, path)
     return model, path
-
-
-def random_inputs(model: Stars, batch: int, length: int, seed: int) -> dict[str, NDArray]:
-    """Every length occurs, 0 among them; what lies past an event sequence's end is noise."""
-    rng = np.random.default_rng(seed)
-    sizes = {
-        name: len(getattr(model, name)) for name in ("event_type", "hour", "weekday", "week")
-    } | {"recency": len(model.recency)}
-    n_numeric = model.n_user_numeric
-    shape = (batch, length)
-    return {
-        "rows": rng.standard_normal((*shape, model.config.d_model)).astype(np.float32),
-        **{name: rng.integers(0, size, shape) for name, size in sizes.items()},
-        "day": np.sort(rng.integers(19_000, 19_900, shape), axis=1),
-        "signals": rng.standard_normal((*shape, len(model.signal))).astype(np.float32),
-        "length": np.resize([length, 0, length // 2, 1], batch),
-        "user_categorical": np.stack(
-            [rng.integers(0, t.num_embeddings, batch) for t in model.user.tables], axis=1
-        )
-        if len(model.user.tables)
-        else np.zeros((batch, 0), np.int64),
-        "user_numeric": rng.standard_normal((batch, n_numeric)).astype(np.float32),
-        "user_known": rng.integers(0, 2, (batch, n_numeric)).astype(np.float32),
-    }
 
 
 def compare(model: Stars, path: Path, batch: int, length: int) -> None:
