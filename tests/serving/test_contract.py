@@ -196,6 +196,22 @@ def test_requests_that_are_batched_together_do_not_mix(
             list(pool.map(ask, range(240)))
 
 
+def test_sequences_of_different_lengths_are_batched_together(
+    server: TritonServer, catalogue: list[int]
+) -> None:
+    widths = range(1, 121)  # no two alike, so without ragged batching no two in one batch
+    with (
+        tritonclient.grpc.InferenceServerClient(server.grpc_url) as triton,
+        StarsClient(server.grpc_url) as client,
+        ThreadPoolExecutor(12) as pool,
+    ):
+        before = triton.get_inference_statistics("stars").model_stats[0]
+        list(pool.map(lambda n: client.recommend(item_ids=(catalogue * 2)[:n]), widths))
+        after = triton.get_inference_statistics("stars").model_stats[0]
+    assert after.inference_count - before.inference_count == len(widths)
+    assert after.execution_count - before.execution_count < len(widths)
+
+
 def raw(server: TritonServer, tensors: dict[str, tuple[str, Any]], **options: Any) -> Any:
     inputs = []
     for name, (datatype, values) in tensors.items():
