@@ -17,6 +17,7 @@ from rich.table import Table
 from .bundle import Bundle
 from .compile.export import source_commit
 from .config import load_config
+from .data.clock import Clock
 from .data.complete_journey import write_complete_journey
 from .data.dataset import Dataset
 from .data.describe import describe, describe_table
@@ -28,6 +29,7 @@ from .evaluation.show import comparison_table, metrics_table
 from .pipeline import export_run, is_made, mark_made, source_digest, train_run
 from .serving.client import Recommendation, StarsClient
 from .serving.latency import NULL_REPOSITORY, measure
+from .serving.recommender import REPEAT
 from .serving.request import Strategy
 from .serving.server import MODEL_REPOSITORY, TritonServer
 
@@ -127,7 +129,7 @@ def _show(
     household = _household(dataset, cut, end)
     baskets = Table("day", "bought", title=f"Household {household.user_id}, last baskets")
     for day, items in household.baskets:
-        baskets.add_row(day, ", ".join(names.of(items)))
+        baskets.add_row(day, " · ".join(names.of(items)))
     console.print(baskets)
     ask: dict[str, Any] = {"user_id": household.user_id, "time": household.time}
     lists: dict[str, Recommendation] = {
@@ -174,10 +176,10 @@ def _household(dataset: Dataset, cut: int, end: int) -> _Household:
     past = slice(starts[user], starts[user] + int(before[known == user][0]))
     session, item = dataset.event_session[past], dataset.event_item[past]
     times = dataset.event_time[past]
-    baskets = []
+    baskets, clock = [], Clock(dataset.meta.timezone)
     for ordinal in np.unique(session)[-_SHOWN_BASKETS:]:
         inside = session == ordinal
-        day = np.datetime64(int(times[inside][0]), "s").astype("datetime64[D]")
+        day = np.datetime64(int(clock.day(times[inside][:1])[0]), "D")
         baskets.append((str(day), dataset.item_ids[item[inside]].tolist()))
     moment = int(task.times[task.users == user][0])
     return _Household(dataset.user_ids[user].decode(), moment, baskets)
@@ -209,12 +211,14 @@ class _Names:
         return [str(name) for name in self._names.take(np.searchsorted(self._ids, item_ids))]
 
     def table(self, title: str, answers: dict[str, Recommendation]) -> Table:
-        """Lists side by side; a star marks what the household bought before."""
+        """Lists side by side. Many products share a name, so the id stands before it."""
         table = Table("", *answers, title=title, caption="* bought before")
         columns = [
             [
-                f"{name}{' *' if source == 2 else ''}"
-                for name, source in zip(self.of(a.item_ids.tolist()), a.source, strict=True)
+                f"[dim]{item_id}[/dim] {name}{' *' if source == REPEAT else ''}"
+                for item_id, name, source in zip(
+                    a.item_ids, self.of(a.item_ids.tolist()), a.source, strict=True
+                )
             ]
             for a in answers.values()
         ]

@@ -17,7 +17,7 @@ class Task:
 
     Attributes:
         cut: unix seconds; the past ends here.
-        users: [Q] int64 user indices with a session in the window, each once.
+        users: [Q] int64 user indices with events before the cut and a session in the window.
         times: [Q] int64 unix seconds, start of that session: the time of the request.
         targets: [Q] arrays of int32, the session's distinct items; some may be in no catalogue.
     """
@@ -31,14 +31,14 @@ class Task:
 def next_session(dataset: Dataset, cut: int, end: int) -> Task:
     """Each user's first session that starts in [cut, end), both unix seconds.
 
-    Users without an event before the cut are left out only if they have none in the window.
+    Users without an event before the cut are left out: there is no history to recommend from.
     """
     users, times, targets = [], [], []
     for user in range(len(dataset.user_ids)):
         at = slice(*dataset.event_offsets[user : user + 2])
         event_times = dataset.event_time[at]
         first = int(np.searchsorted(event_times, cut))
-        if first == len(event_times) or event_times[first] >= end:
+        if first in (0, len(event_times)) or event_times[first] >= end:
             continue
         session = dataset.event_session[at]
         inside = session == session[first]
@@ -64,14 +64,8 @@ class Cuts:
 
 
 def last_cuts(dataset: Dataset, days: int = WINDOW_DAYS) -> Cuts:
-    """The last whole `days` for the test, those before for validation.
-
-    Windows end with the last multiple of seven days counted from the first event's day, so that
-    every window holds whole weeks of the data's own calendar.
-    """
+    """The last `days` local days of the data for the test, those before for validation."""
     clock = Clock(dataset.meta.timezone)
-    first = int(clock.day(dataset.event_time.min()[None])[0])
-    last = int(clock.day(dataset.event_time.max()[None])[0])
-    end = first + (last + 1 - first) // 7 * 7
+    end = int(clock.day(dataset.event_time.max()[None])[0]) + 1
     validation, test, stop = (clock.start_of_day(end - n * days) for n in (2, 1, 0))
     return Cuts(validation, test, stop)

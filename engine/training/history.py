@@ -24,7 +24,7 @@ class Past:
         recency: [E] int64 buckets.
         session_start: [U] arrays of [sessions + 1] int64, first event of each session, relative to
             the user's first, then the user's number of events.
-        catalogue: [A] int64, items that exist before the cut.
+        catalogue: [A] int64, items that exist, or have an event, before the cut.
         counts: [N] float64, sessions in which each item was bought.
         log_p: [N] float32, log of the smoothed share of each item.
         repeats: one RepeatHistory a user.
@@ -115,7 +115,8 @@ def past(dataset: Dataset, cut: int, alpha: float, repeat_types: tuple[str, ...]
         session=session,
         recency=recency,
         session_start=session_start,
-        catalogue=np.flatnonzero(dataset.item_from < cut),
+        # An item with an event exists, whatever its row says of when it came.
+        catalogue=np.union1d(np.flatnonzero(dataset.item_from < cut), item),
         counts=counts,
         log_p=statistics.log_p,
         repeats=repeats,
