@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from engine.config import Config, ModelConfig, TrainConfig
+from engine.data.clock import Clock
 from engine.data.dataset import Dataset
 from engine.data.prepare import prepare
 from engine.model.stars import Events, Stars
@@ -136,3 +137,12 @@ def events_of(inputs: dict[str, NDArray]) -> tuple[Tensor, Events]:
 
 
 _EVENT = ("event_item", "event_time", "event_type", "event_session")
+
+
+def cut_of(dataset: Dataset, share: float) -> int:
+    """A moment with about this share of the events before it, at the start of a local day."""
+    at = int(np.quantile(dataset.event_time, share))
+    if not dataset.meta.has_time:
+        return at
+    clock = Clock(dataset.meta.timezone)
+    return clock.start_of_day(int(clock.day(np.array([at]))[0]))
