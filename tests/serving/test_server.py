@@ -45,6 +45,13 @@ def until(condition: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
+def catches(pid: int, number: int) -> bool:
+    """Whether the process has a handler for the signal."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    (caught,) = [int(line.split()[1], 16) for line in lines if line.startswith("SigCgt")]
+    return bool(caught >> (number - 1) & 1)
+
+
 def test_it_is_ready_inside_the_block_and_gone_after_it(tmp_path: Path) -> None:
     log = tmp_path / "logs" / "server.log"
     with TritonServer([NULL_REPOSITORY], None, log=log) as running:
@@ -203,7 +210,7 @@ def test_it_ends_with_its_parent(number: int, status: int, last_words: str) -> N
         assert parent.stdout is not None
         group = int(parent.stdout.readline())
         assert alive(group)
-        time.sleep(0.2)  # until it waits
+        until(lambda: catches(parent.pid, signal.SIGTERM))  # it waits
         parent.send_signal(number)
         assert parent.stdout.read() == last_words
         assert parent.wait() == status
