@@ -189,7 +189,6 @@ class Batches:
         sequence = np.zeros(at.shape, np.int64)
         in_events, in_own, in_shared = np.split(place, np.cumsum([valid.sum(), len(drawn.item)]))
         sequence[valid] = in_events
-        first_target = following.item[np.searchsorted(following.position, np.arange(len(user)))]
         return Batch(
             item=torch.from_numpy(item.astype(np.int64)),
             sequence=torch.from_numpy(sequence),
@@ -201,7 +200,7 @@ class Batches:
             week=torch.from_numpy(request["week"]),
             gap_days=torch.from_numpy(request["gap_days"]),
             signals=torch.from_numpy(request["signals"]),
-            auxiliary=torch.from_numpy(np.searchsorted(item, first_target)),
+            auxiliary=torch.from_numpy(np.searchsorted(item, _one_each(following, rng))),
             candidates=_padded(drawn, features, in_own, in_shared),
         )
 
@@ -268,6 +267,14 @@ def _gather_at(
     valid = step < lengths[:, None]
     first = np.array([offsets[w.user] + w.start for w in windows])
     return np.where(valid, first[:, None] + step, 0), valid
+
+
+def _one_each(pairs: Pairs, rng: np.random.Generator) -> NDArray[np.int64]:
+    """One item [P] of each position; any, since the first would be the one with the lowest id."""
+    counts = np.bincount(pairs.position)
+    chosen = np.cumsum(counts) - counts + (rng.random(len(counts)) * counts).astype(np.int64)
+    items: NDArray[np.int64] = pairs.item[chosen]
+    return items
 
 
 def _padded(
