@@ -1,17 +1,16 @@
-"""Resumable checkpoints: weights and optimiser state in safetensors, the rest in JSON."""
+"""Resumable checkpoints: weights and optimiser state in one safetensors file."""
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from engine.errors import ConfigError
 
-_TENSORS, _PROGRESS = "checkpoint.safetensors", "checkpoint.json"
+CHECKPOINT_FILE = "checkpoint.safetensors"
 
 
 @dataclass(frozen=True)
@@ -30,12 +29,10 @@ def save_checkpoint(
     for index, state in optimizer.state_dict()["state"].items():
         for name, value in state.items():
             tensors[f"optimizer.{index}.{name}"] = value.contiguous()
-    # The step stands in both files, so that a pair from two moments is noticed.
-    step = {"step": str(progress.step)}
-    save_file(tensors, folder / f"{_TENSORS}.new", metadata=step)
-    (folder / f"{_PROGRESS}.new").write_text(json.dumps(asdict(progress)))
-    (folder / f"{_TENSORS}.new").replace(folder / _TENSORS)
-    (folder / f"{_PROGRESS}.new").replace(folder / _PROGRESS)
+    # One file, so that tensors and step are always of the same moment.
+    metadata = {name: str(value) for name, value in asdict(progress).items()}
+    save_file(tensors, folder / f"{CHECKPOINT_FILE}.new", metadata=metadata)
+    (folder / f"{CHECKPOINT_FILE}.new").replace(folder / CHECKPOINT_FILE)
 
 
 def load_checkpoint(
@@ -46,16 +43,19 @@ def load_checkpoint(
     Raises:
         ConfigError: the checkpoint is damaged or belongs to another configuration or dataset.
     """
-    if not (folder / _PROGRESS).exists():
+    path = folder / CHECKPOINT_FILE
+    if not path.exists():
         return None
     try:
-        progress = Progress(**json.loads((folder / _PROGRESS).read_text()))
-        tensors = load_file(folder / _TENSORS)
-    except (OSError, ValueError, TypeError, SafetensorError) as error:
-        raise ConfigError(f"{folder / _PROGRESS}: expected a whole checkpoint: {error}") from error
+        with safe_open(path, "pt") as file:  # type: ignore[no-untyped-call]
+            metadata = file.metadata() or {}
+            progress = Progress(int(metadata["step"]), metadata["fingerprint"])
+            tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, KeyError, ValueError, SafetensorError) as error:
+        raise ConfigError(f"{path}: expected a whole checkpoint: {error!r}") from error
     if progress.fingerprint != fingerprint:
         raise ConfigError(
-            f"{folder / _PROGRESS}: expected a checkpoint of training {fingerprint[:12]}, "
+            f"{path}: expected a checkpoint of training {fingerprint[:12]}, "
             f"got one of {progress.fingerprint[:12]}: choose another folder or delete it"
         )
     model.load_state_dict(_part(tensors, "model."))
@@ -71,8 +71,7 @@ def load_checkpoint(
 
 def delete_checkpoint(folder: Path) -> None:
     """Removes the checkpoint of a finished training."""
-    for name in (_TENSORS, _PROGRESS):
-        (folder / name).unlink(missing_ok=True)
+    (folder / CHECKPOINT_FILE).unlink(missing_ok=True)
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
