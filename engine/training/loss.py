@@ -82,7 +82,8 @@ class Objective(nn.Module):
             # ρ = r + (a - 1) h·c, so that a bought item's logit is a h·c + b + r.
             dot = (hidden @ items.T).gather(1, own.own.clamp(min=0))
             flat = torch.zeros_like(own.log_pi).flatten()
-            r = flat.index_copy(0, own.bought, repeat[:, head]).view_as(dot)
+            # Under mixed precision r comes in a half type, which CUDA would not copy into fp32.
+            r = flat.index_copy(0, own.bought, repeat[:, head].to(flat.dtype)).view_as(dot)
             bought = flat.index_fill(0, own.bought, 1.0).view_as(dot)
             offset = r + (self.model.repeats.scale[head] - 1) * bought * dot
         result = candidate_softmax(
