@@ -27,6 +27,7 @@ from .history import Past, past
 from .loss import Losses, Objective
 
 WEIGHTS_FILE, CONFIG_FILE, METRICS_FILE = "model.safetensors", "config.json", "metrics.jsonl"
+_LOG_STEPS = 20
 
 
 def train(dataset: Dataset, cut: int, config: Config, folder: Path, quiet: bool = False) -> Stars:
@@ -54,19 +55,20 @@ def train(dataset: Dataset, cut: int, config: Config, folder: Path, quiet: bool 
     optimizer = _optimizer(model, config, device)
     total = max(round(config.train.epochs * batches.steps()), 1)
     fingerprint = run_fingerprint(dataset, cut, config, world)
-    folder.mkdir(parents=True, exist_ok=True)
-    if rank == 0:
-        (folder / CONFIG_FILE).write_text(config.model_dump_json(indent=2))
     progress = checkpoint.load_checkpoint(folder, model, optimizer, fingerprint)
     first = progress.step if progress else 0
+    if rank == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / CONFIG_FILE).write_text(config.model_dump_json(indent=2))
+        _keep_log(folder, first)
 
-    wrapped: nn.Module = DistributedDataParallel(objective) if world > 1 else objective
+    wrapped = _parallel(objective, config) if world > 1 else objective
     run = _Run(wrapped, model, optimizer, config, batches, device, total, rank)
     with _progress(quiet or rank > 0) as bar:
         task = bar.add_task("train", total=total, completed=first, loss=float("nan"))
         for step in range(first, total):
             losses = run.step(step)
-            if rank == 0 and (step % 20 == 0 or step + 1 == total):
+            if rank == 0 and (step % _LOG_STEPS == 0 or step + 1 == total):
                 _log(folder, step, batches.steps(), run.lr(step), losses)
                 bar.update(task, loss=float(losses.total.detach()))
             bar.advance(task)
@@ -190,6 +192,14 @@ def _device(rank: int) -> torch.device:
     return torch.device("cpu")
 
 
+def _parallel(objective: nn.Module, config: Config) -> nn.Module:
+    """The objective with gradients averaged over the processes; buffers are the same anyway."""
+    unused = config.model.pooling == "cls" or not config.model.repeats
+    return DistributedDataParallel(
+        objective, broadcast_buffers=False, find_unused_parameters=unused
+    )
+
+
 def _precision(precision: str, device: torch.device) -> Any:
     """Mixed precision where the device has it; fp32 on a CPU unless asked otherwise."""
     if precision == "fp32" or (precision == "auto" and device.type == "cpu"):
@@ -214,3 +224,11 @@ def _log(folder: Path, step: int, epoch_steps: int, lr: float, losses: Losses) -
     record |= {name: round(float(value.detach()), 5) for name, value in values.items()}
     with (folder / METRICS_FILE).open("a") as file:
         file.write(json.dumps(record) + "\n")
+
+
+def _keep_log(folder: Path, first: int) -> None:
+    """Drops records from step `first` on: that step runs again, or they are an older training's."""
+    path = folder / METRICS_FILE
+    whole = path.read_text().split("\n")[:-1] if path.exists() else []
+    kept = [line for line in whole if json.loads(line)["step"] < first]
+    path.write_text("".join(f"{line}\n" for line in kept))
