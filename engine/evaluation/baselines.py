@@ -12,18 +12,17 @@ HALF_LIFE_DAYS = 90.0
 
 
 def popularity(past: Past, task: Task, k: int) -> NDArray[np.int64]:
-    """The k items bought in most sessions, for everyone: [Q, k] item indices."""
-    order = np.lexsort((past.catalogue, -past.counts[past.catalogue]))[:k]
-    return np.tile(past.catalogue[order], (len(task.users), 1))
+    """The k items bought in most sessions, for everyone: [Q, k] item indices, -1 pads."""
+    return np.tile(_padded(_by_popularity(past, k), k), (len(task.users), 1))
 
 
 def personal(past: Past, task: Task, k: int, half_life_days: float | None) -> NDArray[np.int64]:
-    """Each user's most bought items, [Q, k]; filled up by popularity.
+    """Each user's most bought items, [Q, k]; filled up by popularity, then -1 pads.
 
     Args:
         half_life_days: age at which a session counts half; None counts all sessions alike.
     """
-    most_popular = popularity(past, task, 2 * k)[0] if len(task.users) else np.zeros(0, np.int64)
+    most_popular = _by_popularity(past, 2 * k)
     lists = np.empty((len(task.users), k), np.int64)
     for row, (user, time) in enumerate(zip(task.users.tolist(), task.times.tolist(), strict=True)):
         bought = past.repeats[user]
@@ -35,5 +34,16 @@ def personal(past: Past, task: Task, k: int, half_life_days: float | None) -> ND
         score = np.bincount(place, weights=weight, minlength=len(items))
         best = items[np.lexsort((items, -score))][:k]
         rest = most_popular[~np.isin(most_popular, best)]
-        lists[row] = np.concatenate([best, rest])[:k]
+        lists[row] = _padded(np.concatenate([best, rest]), k)
     return lists
+
+
+def _by_popularity(past: Past, k: int) -> NDArray[np.int64]:
+    order = np.lexsort((past.catalogue, -past.counts[past.catalogue]))[:k]
+    items: NDArray[np.int64] = past.catalogue[order]
+    return items
+
+
+def _padded(items: NDArray[np.int64], k: int) -> NDArray[np.int64]:
+    """The first k items [k]; -1 where there are fewer."""
+    return np.concatenate([items[:k], np.full(max(k - len(items), 0), -1)])

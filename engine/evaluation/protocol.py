@@ -36,15 +36,14 @@ def next_session(dataset: Dataset, cut: int, end: int) -> Task:
     users, times, targets = [], [], []
     for user in range(len(dataset.user_ids)):
         at = slice(*dataset.event_offsets[user : user + 2])
-        event_times = dataset.event_time[at]
-        first = int(np.searchsorted(event_times, cut))
-        if first in (0, len(event_times)) or event_times[first] >= end:
+        event_times, session = dataset.event_time[at], dataset.event_session[at]
+        begins = event_times[np.flatnonzero(np.diff(session, prepend=-1))]
+        following = int(np.searchsorted(begins, cut))
+        if following in (0, len(begins)) or begins[following] >= end:
             continue
-        session = dataset.event_session[at]
-        inside = session == session[first]
         users.append(user)
-        times.append(event_times[first])
-        targets.append(np.unique(dataset.event_item[at][inside]))
+        times.append(begins[following])
+        targets.append(np.unique(dataset.event_item[at][session == following]))
     return Task(cut, np.array(users, np.int64), np.array(times, np.int64), targets)
 
 
