@@ -39,15 +39,27 @@ def tiny_config(**changes: Any) -> Config:
     return Config(model=ModelConfig(**MODEL | model), train=TrainConfig(**TRAIN | train))
 
 
+_KEPT = tempfile.TemporaryDirectory()  # deleted when the tests end
+
+
 @cache
 def tiny_shop(*, with_time: bool = True, impressions: bool = False, items: int = 60) -> Dataset:
-    """The generated shop of 24 users and 60 days, prepared."""
-    with tempfile.TemporaryDirectory() as folder:
-        source = write_shop(
-            Path(folder) / "shop",
-            users=24, items=items, days=60, with_time=with_time, impressions=impressions,
-        )  # fmt: skip
-        return prepare(source, Path(folder) / "out", embedder=WordEmbedder(), min_tag_items=2)
+    """The generated shop of 24 users and 60 days, prepared; without time users take turns."""
+    folder = Path(tempfile.mkdtemp(dir=_KEPT.name))
+    source = write_shop(
+        folder / "shop",
+        users=24, items=items, days=60, with_time=with_time, impressions=impressions,
+    )  # fmt: skip
+    shop = prepare(source, folder / "out", embedder=WordEmbedder(), min_tag_items=2)
+    return shop if with_time else _taking_turns(shop)
+
+
+def _taking_turns(shop: Dataset) -> Dataset:
+    """The users one after the other in turns: the generated order is one user after the other."""
+    n_events = np.diff(shop.event_offsets)
+    place = np.arange(len(shop.event_item)) - np.repeat(shop.event_offsets[:-1], n_events)
+    user = np.repeat(np.arange(len(n_events)), n_events)
+    return replace(shop, event_time=place * len(n_events) + user)
 
 
 def shop_of(
