@@ -70,12 +70,12 @@ def test_a_session_under_way_at_the_cut_is_no_target(shop: Dataset) -> None:
 def test_the_last_days_are_the_test_those_before_validation() -> None:
     shop = tiny_shop()
     last = int(NEW_YORK.day(shop.event_time.max()[None])[0])
-    cuts = last_cuts(shop, days=14)
+    cuts = last_cuts(shop)
     assert (cuts.validation, cuts.test, cuts.end) == tuple(
-        NEW_YORK.start_of_day(last + 1 - days) for days in (28, 14, 0)
+        NEW_YORK.start_of_day(last + 1 - days) for days in (56, 28, 0)
     )
     assert cuts.end > shop.event_time.max() >= cuts.end - DAY_S
-    assert window_after(shop, cuts.validation, 14) == cuts.test
+    assert window_after(shop, cuts.validation) == cuts.test
 
 
 def test_a_day_of_23_hours_is_still_a_day() -> None:
