@@ -111,29 +111,25 @@ def train(
     preset: Annotated[Preset, typer.Option(help="shape of the model")] = "small",
     config: Annotated[Path | None, typer.Option(help="TOML laid over the preset")] = None,
     until: Annotated[
-        str | None, typer.Option(help="first local day not trained on (YYYY-MM-DD)")
+        str | None, typer.Option(help="first local day not trained on (YYYY-MM-DD), or `end`")
     ] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads")] = None,
 ) -> None:
-    """Train a model; λ_serve is chosen on the 28 days that follow.
+    """Train a model; λ_serve is chosen on its last 28 days before they are trained on too.
 
-    Without `--until`, the last 56 days are left for validation and test.
+    Without `--until`, the data's last 28 days are left for `stars evaluate`.
     """
     import torch
 
     from .config import load_config
     from .data.dataset import Dataset
-    from .evaluation.protocol import last_cuts, window_after
     from .pipeline import train_run
 
     if threads:
         torch.set_num_threads(threads)
     dataset = Dataset.load(data)
-    cut = _day(dataset, until) if until else last_cuts(dataset).validation
     resolved = load_config(preset, config)
-    done = train_run(
-        dataset, cut, window_after(dataset, cut), resolved, out, not sys.stderr.isatty()
-    )
+    done = train_run(dataset, _until(dataset, until), resolved, out, not sys.stderr.isatty())
     print(f"{out}: {'trained' if done else 'unchanged'}")
 
 
@@ -154,15 +150,10 @@ def export(
     Without `--until`, the last 28 days are left out, so that `stars evaluate` can ask for them.
     """
     from .data.dataset import Dataset
-    from .evaluation.protocol import last_cuts
     from .pipeline import export_run
 
     dataset = Dataset.load(data)
-    if until == "end":
-        cut = int(dataset.event_time.max()) + 1
-    else:
-        cut = _day(dataset, until) if until else last_cuts(dataset).test
-    done = export_run(dataset, run, cut, out, lambda_serve)
+    done = export_run(dataset, run, _until(dataset, until), out, lambda_serve)
     print(f"{out}: {'exported' if done else 'unchanged'}")
 
 
@@ -275,14 +266,19 @@ def demo(
     run_demo(out)
 
 
-def _day(dataset: Any, text: str) -> int:
-    """Unix seconds of the first second of a local day."""
+def _until(dataset: Any, text: str | None) -> int:
+    """Unix seconds at which the past ends: a local day's start, `end`, or 28 days before it."""
     from .data.clock import Clock
+    from .evaluation.protocol import last_cuts
 
+    if text is None:
+        return last_cuts(dataset).test
+    if text == "end":
+        return last_cuts(dataset).end
     try:
         day = (date.fromisoformat(text) - date(1970, 1, 1)).days
     except ValueError:
-        raise typer.BadParameter(f"expected a day as YYYY-MM-DD, got {text!r}") from None
+        raise typer.BadParameter(f"expected YYYY-MM-DD or end, got {text!r}") from None
     return Clock(dataset.meta.timezone).start_of_day(day)
 
 

@@ -53,6 +53,8 @@ class TrainConfig(_Frozen):
     batch_size: int = Field(32, ge=1, description="windows a step and process")
     lr: float = Field(3e-4, gt=0)
     weight_decay: float = Field(0.01, ge=0)
+    refit_epochs: float = Field(1.0, ge=0, description="after λ_serve is chosen, on all days")
+    refit_lr_scale: float = Field(0.5, gt=0)
     warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps")
     clip: float = Field(1.0, gt=0, description="largest gradient norm of a parameter group")
     delta_freeze: float = Field(1.0, ge=0, description="epochs before the residuals Δ move")

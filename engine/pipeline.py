@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from .bundle import Bundle
 from .compile.export import export
@@ -20,9 +18,17 @@ from .config import Config
 from .data.dataset import Dataset
 from .errors import ConfigError
 from .evaluation.evaluate import choose_lambda
+from .evaluation.protocol import window_before
 from .model.build import build_model
 from .model.stars import Stars
-from .training.loop import CONFIG_FILE, WEIGHTS_FILE, run_fingerprint, train
+from .training.loop import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    is_first_process,
+    load_weights,
+    run_fingerprint,
+    train,
+)
 
 STAGE_FILE, SERVING_FILE = "stage.json", "serving.json"
 _ROOT = Path(__file__).resolve().parents[1]
@@ -43,30 +49,50 @@ _EXPORT_SOURCES = (
 )
 
 
-def train_run(
-    dataset: Dataset, cut: int, validation_end: int, config: Config, folder: Path, quiet: bool
-) -> bool:
-    """Trains on events before `cut`, then chooses λ_serve on the sessions up to `validation_end`.
+def train_run(dataset: Dataset, until: int, config: Config, folder: Path, quiet: bool) -> bool:
+    """Trains on the days before `until`; the last 28 of them first choose λ_serve.
+
+    A model that saw nothing of those days is trained and evaluated on them (`selection`). Then it
+    is refitted for a few epochs on all days, as a shop would before it serves.
 
     Args:
         dataset: prepared dataset.
-        cut, validation_end: unix seconds; the model sees nothing after `cut`.
+        until: unix seconds; nothing after it is read.
         config: model and training.
         folder: run folder.
         quiet: no progress bar.
     Returns:
         Whether anything was done: False where the folder already holds this very run.
     """
-    key = _key(run_fingerprint(dataset, cut, config), validation_end, *_digests(_TRAINING_SOURCES))
+    # Under torchrun every process gets here: all train, the first one does the rest.
+    key = _key(run_fingerprint(dataset, until, config), *_digests(_TRAINING_SOURCES))
     if is_made(folder, key):
         return False
+    selection = folder / "selection"
+    if not is_made(selection, key):
+        _select(dataset, until, config, selection, quiet, key)
+    if config.train.refit_epochs:
+        train(dataset, until, _refit(config), folder, quiet, start=selection / WEIGHTS_FILE)
+    if is_first_process():
+        if not config.train.refit_epochs:
+            shutil.copy(selection / WEIGHTS_FILE, folder)
+        shutil.copy(selection / SERVING_FILE, folder)
+        (folder / CONFIG_FILE).write_text(config.model_dump_json(indent=2))
+        mark_made(folder, key)
+    return True
+
+
+def _select(
+    dataset: Dataset, until: int, config: Config, folder: Path, quiet: bool, key: str
+) -> None:
+    """Trains on all but the last 28 days, and chooses λ_serve on those."""
+    cut, trial, threads = window_before(dataset, until), folder / "trial", torch.get_num_threads()
     model = train(dataset, cut, config, folder, quiet)
-    trial = folder / "validation"
-    export(model, dataset, config, cut, trial, 0.0, torch.get_num_threads())
+    if not is_first_process():
+        return
+    export(model, dataset, config, cut, trial, 0.0, threads)
     try:
-        chosen, table = choose_lambda(
-            Bundle.open(trial), dataset, validation_end, threads=torch.get_num_threads()
-        )
+        chosen, table = choose_lambda(Bundle.open(trial), dataset, until, threads=threads)
     finally:
         shutil.rmtree(trial)
     serving = {
@@ -75,7 +101,18 @@ def train_run(
     }
     (folder / SERVING_FILE).write_text(json.dumps(serving, indent=2))
     mark_made(folder, key)
-    return True
+
+
+def _refit(config: Config) -> Config:
+    """The short second training: the residuals are free from the start."""
+    train = config.train
+    changes = {
+        "epochs": train.refit_epochs,
+        "lr": train.lr * train.refit_lr_scale,
+        "delta_freeze": 0.0,
+        "seed": train.seed + 1,
+    }
+    return config.model_copy(update={"train": train.model_copy(update=changes)})
 
 
 def export_run(
@@ -111,12 +148,7 @@ def load_run(dataset: Dataset, run: Path) -> tuple[Config, Stars]:
     """
     config = Config.model_validate_json(_read(run / CONFIG_FILE))
     model = build_model(config.model, dataset, config.train.seed)
-    try:
-        model.load_state_dict(load_file(run / WEIGHTS_FILE))
-    except (OSError, SafetensorError, RuntimeError) as error:
-        raise ConfigError(
-            f"{run / WEIGHTS_FILE}: expected the weights of a finished run of this dataset: {error}"
-        ) from error
+    load_weights(model, run / WEIGHTS_FILE)
     return config, model.eval()
 
 

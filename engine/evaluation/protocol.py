@@ -53,6 +53,11 @@ def window_after(dataset: Dataset, cut: int, days: int = WINDOW_DAYS) -> int:
     return clock.start_of_day(int(clock.day(np.array([cut]))[0]) + days)
 
 
+def window_before(dataset: Dataset, end: int, days: int = WINDOW_DAYS) -> int:
+    """Unix seconds of the start of the `days` local days that end at `end`."""
+    return window_after(dataset, end, -days)
+
+
 @dataclass(frozen=True)
 class Cuts:
     """Unix seconds: validation is [validation, test), test is [test, end)."""
@@ -62,9 +67,8 @@ class Cuts:
     end: int
 
 
-def last_cuts(dataset: Dataset, days: int = WINDOW_DAYS) -> Cuts:
-    """The last `days` local days of the data for the test, those before for validation."""
-    clock = Clock(dataset.meta.timezone)
-    end = int(clock.day(dataset.event_time.max()[None])[0]) + 1
-    validation, test, stop = (clock.start_of_day(end - n * days) for n in (2, 1, 0))
-    return Cuts(validation, test, stop)
+def last_cuts(dataset: Dataset) -> Cuts:
+    """The last 28 local days of the data for the test, those before for validation."""
+    end = window_after(dataset, int(dataset.event_time.max()), 1)
+    test = window_before(dataset, end)
+    return Cuts(window_before(dataset, test), test, end)

@@ -11,12 +11,14 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from engine.config import Config
 from engine.data.dataset import Dataset
+from engine.errors import ConfigError
 from engine.model.build import build_model
 from engine.model.stars import Stars
 from engine.repeats import FEATURES
@@ -30,7 +32,14 @@ WEIGHTS_FILE, CONFIG_FILE, METRICS_FILE = "model.safetensors", "config.json", "m
 _LOG_STEPS = 20
 
 
-def train(dataset: Dataset, cut: int, config: Config, folder: Path, quiet: bool = False) -> Stars:
+def train(
+    dataset: Dataset,
+    cut: int,
+    config: Config,
+    folder: Path,
+    quiet: bool = False,
+    start: Path | None = None,
+) -> Stars:
     """Trains a model on the events before `cut` and stores it in `folder`.
 
     An interrupted training goes on from its last checkpoint. Under `torchrun` each process takes
@@ -42,19 +51,23 @@ def train(dataset: Dataset, cut: int, config: Config, folder: Path, quiet: bool 
         config: model and training.
         folder: run folder: resolved configuration, metrics, checkpoint, weights.
         quiet: no progress bar.
+        start: weights to begin with, of the same configuration; None begins with fresh ones.
     Raises:
-        ConfigError: the folder holds a checkpoint of another training.
+        ConfigError: the folder holds a checkpoint of another training, or `start` does not fit.
     """
     rank, world = _join_processes()
     history = past(dataset, cut, config.train.alpha, config.train.repeat_types)
     batches = Batches(history, config, rank, world)
     device = _device(rank)
     model = build_model(config.model, dataset, config.train.seed)
-    _standardise_repeats(model, history, config)
+    if start is None:
+        _standardise_repeats(model, history, config)
+    else:
+        load_weights(model, start)
     objective = Objective(model, config.train, torch.from_numpy(history.log_p)).to(device)
     optimizer = _optimizer(model, config, device)
     total = max(round(config.train.epochs * batches.steps()), 1)
-    fingerprint = run_fingerprint(dataset, cut, config, world)
+    fingerprint = run_fingerprint(dataset, cut, config, world, start)
     progress = checkpoint.load_checkpoint(folder, model, optimizer, fingerprint)
     first = progress.step if progress else 0
     if rank == 0:
@@ -138,9 +151,12 @@ class _Run:
         return losses
 
 
-def run_fingerprint(dataset: Dataset, cut: int, config: Config, world: int = 1) -> str:
+def run_fingerprint(
+    dataset: Dataset, cut: int, config: Config, world: int = 1, start: Path | None = None
+) -> str:
     """sha256 of all that decides the outcome of a training."""
-    parts = (dataset.meta.fingerprint, str(cut), config.model_dump_json(), str(world))
+    began = hashlib.sha256(start.read_bytes()).hexdigest() if start else ""
+    parts = (dataset.meta.fingerprint, str(cut), config.model_dump_json(), str(world), began)
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
@@ -149,6 +165,18 @@ def save_weights(model: Stars, folder: Path) -> None:
     weights = {name: value.contiguous() for name, value in model.state_dict().items()}
     save_file(weights, folder / f"{WEIGHTS_FILE}.new")
     (folder / f"{WEIGHTS_FILE}.new").replace(folder / WEIGHTS_FILE)
+
+
+def load_weights(model: Stars, path: Path) -> None:
+    """Reads weights that `save_weights` wrote.
+
+    Raises:
+        ConfigError: the file is missing or its weights do not fit the model.
+    """
+    try:
+        model.load_state_dict(load_file(path))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise ConfigError(f"{path}: expected weights that fit this model: {error}") from error
 
 
 def _optimizer(model: Stars, config: Config, device: torch.device) -> torch.optim.Optimizer:
@@ -175,6 +203,11 @@ def _standardise_repeats(model: Stars, history: Past, config: Config) -> None:
     if len(sample) > 1:
         assert sample.shape[1] == len(FEATURES)
         model.repeats.standardise(sample)
+
+
+def is_first_process() -> bool:
+    """Whether this process writes: the only one, or the first of torchrun's."""
+    return not dist.is_initialized() or dist.get_rank() == 0
 
 
 def _join_processes() -> tuple[int, int]:
