@@ -76,6 +76,18 @@ def test_a_half_type_keeps_its_dtype(dtype: torch.dtype, eps: float, biased: boo
     torch.testing.assert_close(out.double(), truth, rtol=0, atol=4 * eps * float(truth.abs().max()))
 
 
+def test_the_softmax_of_a_half_type_is_fp32() -> None:
+    """A bias of 0.03 beside a logit of 8, where bf16 counts in steps of 0.06."""
+    ones = torch.ones(1, 1, 2, 4, dtype=torch.bfloat16)
+    value = torch.tensor([[[[0.0], [1.0]]]], dtype=torch.bfloat16)
+    bias = torch.tensor([[0.0, 0.03]], dtype=torch.bfloat16)
+    buckets = torch.tensor([[[0, 1]]])
+    out = attention(
+        ones[:, :, :1], 4 * ones, value.expand(1, 1, 2, 4), torch.tensor([[2]]), bias, buckets
+    )
+    assert out[0, 0, 0, 0].item() == pytest.approx(1 / (1 + np.exp(-0.03)), abs=2e-3)
+
+
 def test_a_query_without_keys_gets_zeros_and_finite_gradients() -> None:
     arguments = inputs(2, 2, 3, 4, 4, True, 1, torch.float32)
     arguments["cut"] = torch.tensor([[0, 0, 2], [0, 4, 0]])

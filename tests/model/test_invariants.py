@@ -138,6 +138,9 @@ def test_pooling_cls_sees_the_window_and_nothing_behind_its_end() -> None:
             assert close(ours, theirs) == (at >= 7)
     # h_gen stands at [USER], which under the causal mask would see no item.
     assert before[1].shape == (2, 1, model.config.d_serve)
+    rows, events = events_of(inputs)
+    at_last, at_user = model.hidden(rows, events, torch.full((2, 1), 7))
+    assert not close(at_last, at_user)
     causal = stars(layers=2)
     causal.load_state_dict(model.state_dict())
     assert not close(encoded(causal, inputs, [7])[0], before[0])
