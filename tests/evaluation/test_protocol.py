@@ -6,7 +6,7 @@ import pytest
 from engine.data.clock import DAY_S, Clock
 from engine.data.dataset import Dataset
 from engine.evaluation.baselines import personal, popularity
-from engine.evaluation.protocol import Task, last_cuts, next_session, window_after
+from engine.evaluation.protocol import Task, last_cuts, next_session, window_after, window_before
 from engine.training.history import Past, past
 from tests.tiny import cut_of, shop_of, tiny_shop, without_later
 
@@ -82,6 +82,7 @@ def test_a_day_of_23_hours_is_still_a_day() -> None:
     change = int((np.datetime64("2017-03-12") - np.datetime64("1970-01-01")).astype(int))
     start = NEW_YORK.start_of_day(change - 1)
     assert window_after(tiny_shop(), start, 2) - start == 47 * 3600
+    assert window_before(tiny_shop(), start + 47 * 3600, 2) == start
 
 
 def made(shop: Dataset) -> tuple[Past, Task]:

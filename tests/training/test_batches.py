@@ -361,6 +361,7 @@ def test_pages_that_belong_to_no_session_are_left_out() -> None:
     data = history.dataset
     moved = replace(data, impression_time=data.impression_time - 400 * DAY_S)
     assert page_negatives(replace(history, dataset=moved), 4) == {}
+    assert page_negatives(replace(history, cut=int(data.impression_time.min())), 4) == {}
     assert page_negatives(shop_past(), 4) == {}
     assert page_negatives(shop_past(with_time=False, impressions=True), 4) == {}
 

@@ -38,6 +38,7 @@ def training_logits(
         past(dataset, int(dataset.event_time.max()) + 1, 1.0, config.train.repeat_types),
         log_p=before.log_p,
         statistics=before.statistics,
+        repeats=before.repeats,
         catalogue=before.catalogue,
     )
     windows = []

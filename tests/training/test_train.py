@@ -168,6 +168,42 @@ def test_the_fingerprint_covers_all_that_decides_the_outcome() -> None:
     assert loop.run_fingerprint(shop, 5, tiny_config()) == made[0]
 
 
+def test_training_begins_with_given_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = trained(tmp_path / "first", epochs=0.5).state_dict()
+    start, found = tmp_path / "first" / loop.WEIGHTS_FILE, {}
+
+    def note(self: loop._Run, at: int) -> Any:
+        found.update({name: value.clone() for name, value in self._model.state_dict().items()})
+        raise PowerError
+
+    shop, config = tiny_shop(), tiny_config(seed=1)
+    with monkeypatch.context() as patched:
+        patched.setattr(loop._Run, "step", note)
+        with pytest.raises(PowerError):
+            loop.train(shop, cut_of(shop, CUT), config, tmp_path / "run", quiet=True, start=start)
+    assert same(found, before), "the scale of the repeat features included"
+    other = tmp_path / "other.safetensors"
+    other.write_bytes(start.read_bytes() + b" ")
+    made = {loop.run_fingerprint(shop, 5, config, 1, path) for path in (None, start, other)}
+    assert len(made) == 3
+
+
+@pytest.mark.parametrize("wrong", ["missing", "damaged", "of another model"])
+def test_weights_that_do_not_fit_are_refused(tmp_path: Path, wrong: str) -> None:
+    model, path = build_model(tiny_config().model, tiny_shop(), seed=0), tmp_path / "w.safetensors"
+    if wrong == "damaged":
+        path.write_bytes(b"no weights")
+    elif wrong == "of another model":
+        loop.save_weights(build_model(tiny_config(layers=1).model, tiny_shop(), seed=0), tmp_path)
+        (tmp_path / loop.WEIGHTS_FILE).rename(path)
+    with pytest.raises(
+        ConfigError, match=r"w\.safetensors: expected weights that fit this model: (?s:.+)$"
+    ):
+        loop.load_weights(model, path)
+
+
 def test_later_events_do_not_reach_the_weights(tmp_path: Path) -> None:
     cut = cut_of(tiny_shop(), CUT)
     full = trained(tmp_path / "full", epochs=0.5).state_dict()
