@@ -12,7 +12,7 @@ help:
 	@echo "make clean  removes the environment and everything that was made"
 
 $(STAMP): pyproject.toml
-	$(PYTHON) -m venv .venv
+	$(PYTHON) -m venv --clear .venv
 	$(BIN)/pip install --quiet --editable '.[dev]'
 	@touch $@
 
@@ -22,7 +22,7 @@ demo: $(STAMP)
 	$(BIN)/stars demo
 
 test: $(STAMP)
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -1,10 +1,12 @@
-"""Writes the README's tables from stored results: `python -m benchmarks.readme`.
+"""Writes the README's tables from stored results: `python -m benchmarks.readme [REPORT]`.
 
-Each table stands between two markers, `<!-- table:NAME -->` and `<!-- end -->`.
+REPORT, a report.json of `make demo`, is stored first. Each table stands between two markers,
+`<!-- table:NAME -->` and `<!-- end -->`.
 """
 
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -60,5 +62,15 @@ def rendered(readme: str) -> str:
     return readme
 
 
+def store(report: Path) -> None:
+    """Keeps what the tables and their reader need of a demo's report."""
+    made = json.loads(report.read_text())
+    del made["recommendations"]  # products and households stay where the data is
+    DEMO.parent.mkdir(exist_ok=True)
+    DEMO.write_text(json.dumps({"command": "make demo", **made}, indent=2) + "\n")
+
+
 if __name__ == "__main__":
+    if sys.argv[1:]:
+        store(Path(sys.argv[1]))
     README.write_text(rendered(README.read_text()))

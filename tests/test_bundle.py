@@ -12,10 +12,12 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from engine.bundle import (
+    CONTENT_FILE,
     ENCODE_FILE,
     ITEMS_FILE,
     REQUEST_FILE,
     REQUIRED,
+    TAGS_FILE,
     Bundle,
     BundleWriter,
 )
@@ -56,7 +58,8 @@ def items(**changes: NDArray[Any]) -> dict[str, NDArray[Any]]:
         "candidates": rng.standard_normal((N, D), np.float32),
         "log_p": np.log(np.full(N, 0.2, np.float32)),
         "active": np.array([True, True, False, True, True]),
-        "gap_days": np.arange(N, dtype=np.float32),
+        **{name: np.ones(N, np.float32) for name in ("count", "buyers", "again", "span_days")},
+        "subclass": np.zeros(N, np.int32),
     } | changes
 
 
@@ -93,6 +96,8 @@ def columns(n_items: int = N) -> Columns:
 
 def fill(writer: BundleWriter) -> None:
     (writer.folder / ENCODE_FILE).write_bytes(b"onnx" * 100)
+    (writer.folder / CONTENT_FILE).write_bytes(b"content")
+    (writer.folder / TAGS_FILE).write_text("{}")
     writer.write_items(items())
     writer.write_request({"scale": np.ones((2, 2), np.float32).T, "bias": np.zeros(0, np.float32)})
     writer.write_columns(columns())
@@ -205,7 +210,7 @@ def write_parts(target: Path, part: Callable[[BundleWriter], object]) -> None:
             "active: expected 5 rows as item",
         ),
         (lambda w: w.write_items(items(rows=np.zeros((N, 2)))), "rows: expected 2 dimensions of f"),
-        (lambda w: w.write_items(items(gap_days=np.float32(1))), "gap_days: expected 5 rows as"),
+        (lambda w: w.write_items(items(extra=np.float32(1))), "extra: expected 5 rows as"),
         (lambda w: w.write_items({"active": np.ones(1, bool)}), "expected item_ids, got active"),
         (lambda w: w.write_items({}), "expected item_ids, got none"),
         (

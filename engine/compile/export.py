@@ -1,15 +1,16 @@
 """From a trained model to a bundle: folded item tables, request weights, all users' vectors."""
 
+import json
 import subprocess
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors.numpy import save_file
 
-from engine.bundle import ENCODE_FILE, BundleWriter
+from engine.bundle import CONTENT_FILE, ENCODE_FILE, TAGS_FILE, BundleWriter
 from engine.config import Config
 from engine.data.dataset import Dataset
 from engine.features import UserFeatures, encode_inputs
@@ -52,7 +53,7 @@ def export(
     rows, candidates = item_tables(model)
     active = np.zeros(len(rows), np.bool_)
     active[history.catalogue] = True
-    statistics = asdict(history.statistics)
+    statistics = history.statistics
     with BundleWriter(folder, _description(dataset, config, cut, lambda_serve)) as writer:
         export_encoder(model, writer.folder / ENCODE_FILE)
         writer.write_items(
@@ -60,11 +61,13 @@ def export(
                 "item_ids": dataset.item_ids,
                 "rows": rows,
                 "candidates": candidates,
+                "log_p": history.log_p,
                 "active": active,
-                **statistics,
+                **{name: getattr(statistics, name) for name in statistics.FIELDS},
             }
         )
         writer.write_request(request_weights(model, dataset).arrays())
+        _write_content(writer.folder, model, dataset)
         frame = dataset.items_frame().drop("item_id")
         values = {name: frame[name].to_list() for name in frame.columns}
         writer.write_columns(Columns.from_values(values, len(frame)))
@@ -111,6 +114,25 @@ def request_weights(model: Stars, dataset: Dataset) -> RequestWeights:
         )
 
 
+def _write_content(folder: Path, model: Stars, dataset: Dataset) -> None:
+    """What an item's row is made of: tags, their names, and the weights of the unfolded path."""
+    items = model.items
+    weights = {
+        "text_mean": items.text_mean,
+        "text_components": items.text_components,
+        "delta": items.delta,
+        "tag_weight": items.tag_weight,
+        **{f"project.{name}": value for name, value in items.project.named_parameters()},
+        **{f"attribute.{name}": value for name, value in items.attribute.named_parameters()},
+        "to_candidate.weight": items.to_candidate.weight,
+    }
+    arrays = {name: value.detach().contiguous().numpy() for name, value in weights.items()}
+    arrays |= {"tag_ids": dataset.tag_ids, "tag_offsets": dataset.tag_offsets}
+    save_file(arrays, folder / CONTENT_FILE)
+    names = {"text_model": dataset.meta.text_model, "tags": dataset.meta.tags}
+    (folder / TAGS_FILE).write_text(json.dumps(names), encoding="utf-8")
+
+
 def _users(
     history: Past, config: Config, rows: NDArray[np.float32], encoder: OnnxEncoder
 ) -> UserArrays:
@@ -153,15 +175,14 @@ def _by_length(lengths: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
 
 def _description(dataset: Dataset, config: Config, cut: int, lambda_serve: float) -> Description:
     meta, train = dataset.meta, config.train
-    repeat_types = [name for name in train.repeat_types if name in meta.event_types]
     return Description(
         commit=source_commit(),
         dataset=Source(name=meta.name, fingerprint=meta.fingerprint),
         timezone=meta.timezone,
         has_time=meta.has_time,
         event_types=meta.event_types,
-        default_event_type=(repeat_types or meta.event_types)[0],
-        repeat_types=repeat_types,
+        default_event_type=train.repeat_types[0],
+        repeat_types=list(train.repeat_types),
         signals=meta.signals,
         user_categorical=meta.user_categorical,
         user_numeric=meta.user_numeric,

@@ -109,8 +109,9 @@ def _standardised(
     for name, values in zip(names, raw, strict=True):
         known = values[~np.isnan(values)]
         mean = float(known.mean()) if len(known) else 0.0
-        # A constant tells nothing: it becomes 0 instead of a division by 0.
-        std = (float(known.std()) if len(known) else 0.0) or 1.0
+        # A constant tells nothing: it becomes 0 instead of a division by 0 or by rounding.
+        std = float(known.std()) if len(known) else 0.0
+        std = std if std > 1e-9 * max(1.0, abs(mean)) else 1.0
         features.append(NumericFeature(name=name, mean=mean, std=std))
         columns.append((values - mean) / std)
     table = np.column_stack(columns) if columns else np.empty((n_rows, 0))

@@ -58,6 +58,7 @@ def evaluate(bundle: Bundle, dataset: Dataset, end: int, threads: int = 1) -> Ev
         threads: of search and encoder.
     Raises:
         BundleError: the bundle was made of another dataset.
+        StarsError: nobody has a session in the window.
     """
     manifest = bundle.manifest
     if manifest.dataset.fingerprint != dataset.meta.fingerprint:
@@ -66,7 +67,7 @@ def evaluate(bundle: Bundle, dataset: Dataset, end: int, threads: int = 1) -> Ev
             f"got one of {manifest.dataset.fingerprint[:12]}"
         )
     history = past(dataset, manifest.cut, 1.0, tuple(manifest.repeat_types))
-    task = next_session(dataset, manifest.cut, end)
+    task = _task(dataset, manifest.cut, end)
     recommender = Recommender(bundle, threads)
     lists: dict[str, NDArray[np.int64]] = {
         name: recommended(recommender, dataset, task, name) for name in STRATEGIES
@@ -79,6 +80,17 @@ def evaluate(bundle: Bundle, dataset: Dataset, end: int, threads: int = 1) -> Ev
         values,
         lists,
     )
+
+
+def _task(dataset: Dataset, cut: int, end: int) -> Task:
+    """The requests of [cut, end). Raises StarsError where nobody came back in it."""
+    task = next_session(dataset, cut, end)
+    if not len(task.users):
+        raise StarsError(
+            f"evaluation: expected a user with a session in [{cut}, {end}) and events before it, "
+            "got none: leave more days out of training and export (--until)"
+        )
+    return task
 
 
 def baseline_lists(history: Past, task: Task) -> dict[str, NDArray[np.int64]]:
@@ -121,7 +133,7 @@ def choose_lambda(
     Returns:
         The choice, and the measures at each λ tried, up to the first that costs more.
     """
-    task = next_session(dataset, bundle.manifest.cut, end)
+    task = _task(dataset, bundle.manifest.cut, end)
     n_catalogue = int(bundle.items["active"].sum())
     recommender = Recommender(bundle, threads)
     chosen, table = 0.0, {}

@@ -47,15 +47,26 @@ def next_session(dataset: Dataset, cut: int, end: int) -> Task:
     return Task(cut, np.array(users, np.int64), np.array(times, np.int64), targets)
 
 
-def window_after(dataset: Dataset, cut: int, days: int = WINDOW_DAYS) -> int:
-    """Unix seconds of the end of the `days` local days that begin at `cut`."""
+def window_after(dataset: Dataset, cut: int) -> int:
+    """Unix seconds of the end of the 28 local days that begin at `cut`; the data's end where it
+    has an order and no time."""
+    if not dataset.meta.has_time:
+        return int(dataset.event_time.max(initial=0)) + 1
+    return _days_later(dataset, cut, WINDOW_DAYS)
+
+
+def window_before(dataset: Dataset, end: int) -> int:
+    """Unix seconds of the start of the 28 local days that end at `end`; where the data has an order
+    and no time, the order at which the last tenth of the events before `end` begins."""
+    if not dataset.meta.has_time:
+        before = dataset.event_time[dataset.event_time < end]
+        return int(np.quantile(before, 0.9)) if len(before) else end
+    return _days_later(dataset, end, -WINDOW_DAYS)
+
+
+def _days_later(dataset: Dataset, moment: int, days: int) -> int:
     clock = Clock(dataset.meta.timezone)
-    return clock.start_of_day(int(clock.day(np.array([cut]))[0]) + days)
-
-
-def window_before(dataset: Dataset, end: int, days: int = WINDOW_DAYS) -> int:
-    """Unix seconds of the start of the `days` local days that end at `end`."""
-    return window_after(dataset, end, -days)
+    return clock.start_of_day(int(clock.day(np.array([moment]))[0]) + days)
 
 
 @dataclass(frozen=True)
@@ -68,7 +79,8 @@ class Cuts:
 
 
 def last_cuts(dataset: Dataset) -> Cuts:
-    """The last 28 local days of the data for the test, those before for validation."""
-    end = window_after(dataset, int(dataset.event_time.max()), 1)
+    """The last window of the data for the test, the one before for validation."""
+    last = int(dataset.event_time.max(initial=0))
+    end = _days_later(dataset, last, 1) if dataset.meta.has_time else last + 1
     test = window_before(dataset, end)
     return Cuts(window_before(dataset, test), test, end)

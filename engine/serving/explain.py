@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from engine.retrieval.merge import RankedList
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from .recommender import Recommender
 
 _NEAREST = 3
+REPEAT = 2  # the source of a bought item; 0 and 1 are the vectors
 _SOURCES = {0: "next", 1: "general", 2: "repeat", 3: "popularity"}
 
 
@@ -40,7 +42,7 @@ def explain(recommender: Recommender, query: Query, ranked: RankedList) -> str:
                 for feature, value in zip(features, query.signals, strict=True)
             },
         },
-        "items": [_scored(recommender, query, ranked, place) for place in places],
+        "items": _scored(recommender, query, ranked, places),
     }
     return json.dumps(document)
 
@@ -54,54 +56,58 @@ def _entry(recommender: Recommender, ranked: RankedList, place: int) -> dict[str
 
 
 def _scored(
-    recommender: Recommender, query: Query, ranked: RankedList, place: int
-) -> dict[str, Any]:
-    """One item's entry with the terms of its score."""
-    item = int(ranked.items[place])
-    candidate, prior = recommender.candidates[item], float(recommender.bias[item])
-    bought = np.flatnonzero(query.state.item == item)
-    entry = _entry(recommender, ranked, place)
-    head = _head(query, ranked, place, bought)
-    scale, repeat = 1.0, 0.0
-    dot = float(query.vectors[head] @ candidate)
-    if len(bought):
-        scale = float(recommender.weights.scale[head])
-        repeat = float(query.repeat_logits[head, bought[0]]) - scale * dot - prior
-    context = float(query.delta @ candidate)
-    entry["vector"] = "next" if head == 0 else "general"
-    entry["terms"] = {
-        "dot": _number(dot - context),
-        "context": _number(context),
-        "scale": _number(scale),
-        "prior": _number(prior),
-        "repeat": _number(repeat),
-    }
-    entry["nearest"] = _nearest(recommender, query, item)
-    return entry
+    recommender: Recommender, query: Query, ranked: RankedList, places: list[int]
+) -> list[dict[str, Any]]:
+    """Every item's entry with the terms of its score."""
+    items = ranked.items[places]
+    nearest = _nearest(recommender, query, items)
+    entries = []
+    for row, place in enumerate(places):
+        item = int(items[row])
+        candidate, prior = recommender.candidates[item], float(recommender.bias[item])
+        entry = _entry(recommender, ranked, place)
+        head, scale, repeat = int(ranked.source[place]), 1.0, 0.0
+        if head == REPEAT:
+            logits = query.repeat_logits[:, np.flatnonzero(query.state.item == item)[0]]
+            # In a round robin only its logit tells from which list a repeat came.
+            head = min(query.heads, key=lambda h: abs(float(logits[h] - ranked.scores[place])))
+            scale = float(recommender.weights.scale[head])
+            repeat = float(logits[head] - prior - scale * (query.vectors[head] @ candidate))
+        context = float(query.delta @ candidate)
+        entry["vector"] = _SOURCES[head]
+        entry["terms"] = {
+            "dot": _number(query.vectors[head] @ candidate - context),
+            "context": _number(context),
+            "scale": _number(scale),
+            "prior": _number(prior),
+            "repeat": _number(repeat),
+        }
+        entry["nearest"] = nearest[row]
+        entries.append(entry)
+    return entries
 
 
-def _head(query: Query, ranked: RankedList, place: int, bought: Any) -> int:
-    """The vector whose list gave the item; a repeat in a round robin is told by its logit."""
-    if not len(bought):
-        return int(ranked.source[place])
-    gaps = [
-        abs(float(query.repeat_logits[h, bought[0]] - ranked.scores[place])) for h in query.heads
-    ]
-    return query.heads[int(np.argmin(gaps))]
-
-
-def _nearest(recommender: Recommender, query: Query, item: int) -> list[dict[str, Any]]:
-    """The distinct items of the history whose candidate vectors point most nearly the same way."""
+def _nearest(
+    recommender: Recommender, query: Query, items: NDArray[np.int64]
+) -> list[list[dict[str, Any]]]:
+    """For each item the history's items whose candidate vectors point most nearly the same way."""
     history = np.unique(query.history.items)
-    history = history[history != item]
-    rows = recommender.candidates[history]
-    norms = np.linalg.norm(rows, axis=1) * np.linalg.norm(recommender.candidates[item])
-    cosine = rows @ recommender.candidates[item] / np.maximum(norms, 1e-12)
-    best = np.lexsort((history, -cosine))[:_NEAREST]
+    cosine = _unit(recommender.candidates[items]) @ _unit(recommender.candidates[history]).T
+    cosine[items[:, None] == history] = -np.inf
+    best = np.argsort(-cosine, axis=1, kind="stable")[:, :_NEAREST]
     return [
-        {"item_id": int(recommender.item_ids[history[i]]), "cosine": _number(cosine[i])}
-        for i in best
+        [
+            {"item_id": int(recommender.item_ids[history[i]]), "cosine": _number(row[i])}
+            for i in chosen
+            if np.isfinite(row[i])
+        ]
+        for row, chosen in zip(cosine, best, strict=True)
     ]
+
+
+def _unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    unit: NDArray[np.float32] = rows / np.maximum(np.linalg.norm(rows, axis=1), 1e-12)[:, None]
+    return unit
 
 
 def _number(value: Any) -> float:

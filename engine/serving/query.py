@@ -1,6 +1,6 @@
 """A request looked up in the bundle: user, events, filter and context, or why not."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import time as now
 
 import numpy as np
@@ -88,7 +88,7 @@ class Resolver:
         signals = self._signals(request, time)
         events, sessions, is_new = self._events(request, record, time)
         if record is None or is_new:
-            live, state = True, self._state(events, sessions)
+            live, state = True, self._state(events, sessions, record)
             vectors = np.zeros((2, self._dim), np.float32)
         else:
             live, state = False, record.repeats
@@ -141,8 +141,9 @@ class Resolver:
         if times is None:
             times = np.full(len(items), time, np.int64)
         if record is None:
-            events = History(items, times, types)
-            return events, self._sessions(times, -1, None), len(items) > 0
+            sessions = self._sessions(times, -1, None)
+            kept = _first_in_session(items, types, sessions)
+            return History(items[kept], times[kept], types[kept]), sessions[kept], len(items) > 0
         stored = History(record.items, record.times, record.types)
         last = int(record.times[-1]) if len(record.times) else np.iinfo(np.int64).min
         new = times > last
@@ -155,7 +156,10 @@ class Resolver:
             np.concatenate([stored.times, times[new]]),
             np.concatenate([stored.types, types[new]]),
         )
-        return events, np.concatenate([record.sessions, sessions]), True
+        sessions = np.concatenate([record.sessions, sessions])
+        kept = _first_in_session(events.items, events.types, sessions)
+        events = History(events.items[kept], events.times[kept], events.types[kept])
+        return events, sessions[kept], True
 
     def _indices(self, item_ids: NDArray[np.int64]) -> NDArray[np.int32]:
         """Item indices [n] of catalogue ids; an item that was removed still counts as history."""
@@ -192,11 +196,28 @@ class Resolver:
         opens = np.diff(days) > 0 if last is not None else np.diff(days, prepend=days[:1] - 1) > 0
         return (ordinal + np.cumsum(opens)).astype(np.int32)
 
-    def _state(self, events: History, sessions: NDArray[np.int32]) -> RepeatState:
-        """Repeat items of a whole history."""
+    def _state(
+        self, events: History, sessions: NDArray[np.int32], record: UserRecord | None
+    ) -> RepeatState:
+        """Repeat items of a whole history, of which the statistics know the stored part."""
         bought = np.isin(events.types, self._manifest.repeat_codes)
         times = events.times if self.calendar.has_time else np.zeros_like(events.times)
         history = repeat_history(events.items[bought], times[bought], sessions[bought])
-        if not len(sessions):
-            return history.after(-1, 0)
-        return history.after(int(sessions[-1]), int(times[-1]))
+        last = (int(sessions[-1]), int(times[-1])) if len(sessions) else (-1, 0)
+        state = history.after(*last)
+        all_count, all_span = np.zeros((2, len(state.item)), np.float32)
+        if record is not None:
+            stored = record.repeats
+            place = np.searchsorted(state.item, stored.item)  # both ascend; all stored are there
+            all_count[place] = stored.count
+            all_span[place] = stored.last_time - stored.first_time
+        return replace(state, all_count=all_count, all_span=all_span)
+
+
+def _first_in_session(
+    items: NDArray[np.int32], types: NDArray[np.int32], sessions: NDArray[np.int32]
+) -> NDArray[np.int64]:
+    """Places of the first of equal (session, item, type) events: a dataset holds no others."""
+    width = np.int64(items.max(initial=0)) + 1, np.int64(types.max(initial=0)) + 1
+    _, first = np.unique((sessions * width[0] + items) * width[1] + types, return_index=True)
+    return np.sort(first)

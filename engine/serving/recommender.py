@@ -15,12 +15,12 @@ from engine.retrieval.mask import pack_mask
 from engine.retrieval.merge import RankedList, merge_repeats, round_robin
 from engine.runtime.onnx_cpu import OnnxEncoder
 
-from .explain import explain
+from .explain import REPEAT, explain
 from .query import Query, Resolver
 from .request import Reply, Request
 from .weights import RequestWeights
 
-REPEAT, POPULARITY, NONE = 2, 3, -1  # sources beside the vectors, which are their own
+POPULARITY, NONE = 3, -1  # sources beside REPEAT and the vectors, which are their own
 
 
 class Recommender:
@@ -34,7 +34,7 @@ class Recommender:
         self.weights = RequestWeights.of(bundle.request_weights)
         self._rows = items["rows"]
         self._statistics = RepeatItemStatistics(
-            items["rebuy_rate"], items["gap_days"], items["log_p"], items["subclass"]
+            **{name: items[name] for name in RepeatItemStatistics.FIELDS}
         )
         self._by_popularity = np.lexsort((np.arange(len(self.item_ids)), -items["log_p"]))
         self._log_p = items["log_p"]

@@ -113,9 +113,13 @@ class Batches:
         self._users = np.array(trained)
 
     def steps(self) -> int:
-        """Steps of one epoch and process; epochs differ by a few windows and are cut to this."""
-        window = self._config.model.window
-        n = sum(-(-int(self._past.session_start[u][-1]) // window) for u in self._users)
+        """Steps of one epoch and process: as many as the windows fill in the mean over phases."""
+        model = self._config.model
+        counts = np.array([self._past.session_start[u][-1] for u in self._users])
+        phases = np.arange(max(model.window // model.hop, 1)) * model.hop
+        left = np.maximum(counts[:, None] - phases, 0)  # behind the first window of the phase
+        n_windows = -(-left // model.window) + (phases > 0)
+        n = int(n_windows.mean(axis=1).sum())
         return max(n // (self._config.train.batch_size * self._world), 1)
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:

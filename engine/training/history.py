@@ -2,12 +2,14 @@
 
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.data.clock import Clock
+from engine.data.clock import DAY_S, Clock
 from engine.data.dataset import Dataset
+from engine.errors import ConfigError
 from engine.features import Calendar, History, recency_buckets
 from engine.repeats import RepeatHistory, RepeatItemStatistics, RepeatState, repeat_history
 
@@ -25,7 +27,7 @@ class Past:
         session_start: [U] arrays of [sessions + 1] int64, first event of each session, relative to
             the user's first, then the user's number of events.
         catalogue: [A] int64, items that exist, or have an event, before the cut.
-        counts: [N] float64, sessions in which each item was bought.
+        counts: [N] float32, sessions in which each item was bought.
         log_p: [N] float32, log of the smoothed share of each item.
         repeats: one RepeatHistory a user.
         statistics: of the items, for the repeat features.
@@ -34,7 +36,6 @@ class Past:
     dataset: Dataset
     cut: int
     calendar: Calendar
-    repeat_types: NDArray[np.int32]
     offsets: NDArray[np.int64]
     item: NDArray[np.int32]
     time: NDArray[np.int64]
@@ -43,7 +44,7 @@ class Past:
     recency: NDArray[np.int64]
     session_start: list[NDArray[np.int64]]
     catalogue: NDArray[np.int64]
-    counts: NDArray[np.float64]
+    counts: NDArray[np.float32]
     log_p: NDArray[np.float32]
     repeats: list[RepeatHistory] = field(repr=False)
     statistics: RepeatItemStatistics
@@ -70,8 +71,10 @@ def past(dataset: Dataset, cut: int, alpha: float, repeat_types: tuple[str, ...]
     Args:
         dataset: a prepared dataset.
         cut: unix seconds, or an order.
-        alpha: smoothing of the popularity prior (engine/model/README.md, "Objective").
-        repeat_types: event types that count as bought; types the data lacks are ignored.
+        alpha: smoothing of the popularity prior.
+        repeat_types: event types that count as bought.
+    Raises:
+        ConfigError: the data has no events of such a type.
     """
     meta = dataset.meta
     calendar = Calendar(Clock(meta.timezone), meta.has_time, meta.first_day, dataset.signals)
@@ -85,10 +88,7 @@ def past(dataset: Dataset, cut: int, alpha: float, repeat_types: tuple[str, ...]
     )
     # An order is no time: without one every gap is 0.
     time = dataset.event_time[keep] if meta.has_time else np.zeros(len(item), np.int64)
-    codes = np.array(
-        [meta.event_types.index(name) for name in repeat_types if name in meta.event_types],
-        np.int32,
-    )
+    codes = _codes(meta.event_types, repeat_types)
     recency = np.zeros(len(item), np.int64)
     session_start, repeats = [], []
     for low, high in pairwise(offsets.tolist()):
@@ -101,13 +101,12 @@ def past(dataset: Dataset, cut: int, alpha: float, repeat_types: tuple[str, ...]
         )
         if meta.has_time:
             recency[low:high] = recency_buckets(time[low:high])
-    n_items = len(dataset.item_ids)
-    counts, statistics = _statistics(repeats, dataset.item_subclass, n_items, alpha)
+    statistics = _statistics(repeats, dataset.item_subclass)
+    smoothed = statistics.count + alpha
     return Past(
         dataset=dataset,
         cut=cut,
         calendar=calendar,
-        repeat_types=codes,
         offsets=offsets,
         item=item,
         time=time,
@@ -117,35 +116,38 @@ def past(dataset: Dataset, cut: int, alpha: float, repeat_types: tuple[str, ...]
         session_start=session_start,
         # An item with an event exists, whatever its row says of when it came.
         catalogue=np.union1d(np.flatnonzero(dataset.item_from < cut), item),
-        counts=counts,
-        log_p=statistics.log_p,
+        counts=statistics.count,
+        log_p=np.log(smoothed / smoothed.sum()).astype(np.float32),
         repeats=repeats,
         statistics=statistics,
     )
 
 
-def _statistics(
-    repeats: list[RepeatHistory], subclass: NDArray[np.int32], n_items: int, alpha: float
-) -> tuple[NDArray[np.float64], RepeatItemStatistics]:
-    """Counts [N] and the items' repeat statistics; few observations lean on the mean."""
-    item = np.concatenate([r.item for r in repeats]) if repeats else np.zeros(0, np.int32)
-    rank = np.concatenate([r.count for r in repeats]) if repeats else np.zeros(0, np.float32)
-    first = np.concatenate([r.first_time for r in repeats]) if repeats else np.zeros(0, np.int64)
-    last = np.concatenate([r.last_time for r in repeats]) if repeats else np.zeros(0, np.int64)
-    until = np.concatenate([r.until for r in repeats]) if repeats else np.zeros(0, np.int32)
-    final = until == np.iinfo(np.int32).max  # the last row of each (user, item)
+def _codes(event_types: list[str], repeat_types: tuple[str, ...]) -> NDArray[np.int32]:
+    """Codes of the event types that count as bought."""
+    missing = sorted(set(repeat_types) - set(event_types))
+    if missing or not repeat_types:
+        raise ConfigError(
+            f"train.repeat_types: expected some of the data's event types {event_types}, "
+            f"got {list(repeat_types)}"
+        )
+    return np.array([event_types.index(name) for name in repeat_types], np.int32)
 
-    counts = np.bincount(item, minlength=n_items).astype(np.float64)
-    buyers = np.bincount(item[final], minlength=n_items)
-    again = np.bincount(item[final & (rank > 1)], minlength=n_items)
-    span = np.bincount(item[final], weights=(last - first)[final] / 86_400, minlength=n_items)
-    gaps = counts - buyers
-    prior = 5.0
-    mean_rate = again.sum() / max(buyers.sum(), 1)
-    mean_gap = span.sum() / max(gaps.sum(), 1)
-    return counts, RepeatItemStatistics(
-        rebuy_rate=((again + prior * mean_rate) / (buyers + prior)).astype(np.float32),
-        gap_days=((span + prior * mean_gap) / (gaps + prior)).astype(np.float32),
-        log_p=np.log((counts + alpha) / (counts.sum() + alpha * n_items)).astype(np.float32),
+
+def _statistics(repeats: list[RepeatHistory], subclass: NDArray[np.int32]) -> RepeatItemStatistics:
+    """Sums over all users' purchases, by item."""
+    final = [r.until == np.iinfo(np.int32).max for r in repeats]  # one row a (user, item)
+    item = np.concatenate([r.item[rows] for r, rows in zip(repeats, final, strict=True)])
+    count = np.concatenate([r.count[rows] for r, rows in zip(repeats, final, strict=True)])
+    span = np.concatenate([r.all_span[rows] for r, rows in zip(repeats, final, strict=True)])
+
+    def total(weights: NDArray[Any]) -> NDArray[np.float32]:
+        return np.bincount(item, weights, minlength=len(subclass)).astype(np.float32)
+
+    return RepeatItemStatistics(
+        count=total(count),
+        buyers=total(np.ones(len(item))),
+        again=total(count > 1),
+        span_days=total(span / DAY_S),
         subclass=subclass,
     )

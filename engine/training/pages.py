@@ -26,7 +26,9 @@ def page_negatives(past: Past, most: int) -> dict[tuple[int, int], NDArray[np.in
             at = slice(data.impression_offsets[page], data.impression_offsets[page + 1])
             items = data.impression_item[at][~data.impression_clicked[at]]
             shown.setdefault((user, session), []).append(items)
-    return {
-        key: np.unique(np.concatenate(items))[:most].astype(np.int64)
-        for key, items in shown.items()
-    }
+    rng = np.random.default_rng(0)
+    pages: dict[tuple[int, int], NDArray[np.int64]] = {}
+    for key, lists in shown.items():
+        distinct: NDArray[np.int64] = np.unique(np.concatenate(lists)).astype(np.int64)
+        pages[key] = rng.permutation(distinct)[:most]
+    return pages

@@ -137,7 +137,7 @@ def test_a_broken_bundle_is_named_with_its_reason(bundle: Path, tmp_path: Path) 
 def test_without_a_bundle_the_models_configuration_decides(bundle: Path, tmp_path: Path) -> None:
     repository = tmp_path / "model_repository"
     shutil.copytree(MODEL_REPOSITORY, repository)
-    with pytest.raises(ServerError, match=r"BundleError: .*/artifacts/bundle/manifest\.json"):
+    with pytest.raises(ServerError, match=r"BundleError: .*/artifacts/demo/bundle/manifest\.json"):
         TritonServer([repository], None).start()
     shutil.copytree(bundle, tmp_path / "artifacts" / "bundle")
     with (
