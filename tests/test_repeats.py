@@ -1,4 +1,5 @@
 from collections import defaultdict
+from dataclasses import replace
 from math import log, log1p
 
 import numpy as np
@@ -33,13 +34,32 @@ def purchases(draw: st.DrawFn, max_size: int = 25) -> list[Purchase]:
     return made
 
 
-def statistics(seed: int = 0) -> RepeatItemStatistics:
-    rng = np.random.default_rng(seed)
+def statistics() -> RepeatItemStatistics:
+    """Sums over many users, whoever is asked about among them."""
+    rng = np.random.default_rng(0)
+    buyers = rng.integers(40, 60, N_ITEMS)
     return RepeatItemStatistics(
-        rebuy_rate=rng.random(N_ITEMS).astype(np.float32),
-        gap_days=(30 * rng.random(N_ITEMS)).astype(np.float32),
-        log_p=np.log(rng.random(N_ITEMS)).astype(np.float32),
+        count=(buyers + rng.integers(100, 200, N_ITEMS)).astype(np.float32),
+        buyers=buyers.astype(np.float32),
+        again=rng.integers(30, 40, N_ITEMS).astype(np.float32),
+        span_days=rng.integers(9000, 10_000, N_ITEMS).astype(np.float32),
         subclass=np.array([0, 0, 1, 1, 1, 2], np.int32),
+    )
+
+
+def usual(item: int, n: int, span_days: float) -> tuple[float, float, float]:
+    """Rate, gap and log share of an item among all but a user who bought it n times."""
+    all_of = statistics()
+    count, buyers, again, span = (
+        float(getattr(all_of, name)[item]) for name in ("count", "buyers", "again", "span_days")
+    )
+    mean_rate = float(all_of.again.sum() / all_of.buyers.sum())
+    mean_gap = float(all_of.span_days.sum() / (all_of.count.sum() - all_of.buyers.sum()))
+    others = buyers - (n > 0)
+    return (
+        (again - (n > 1) + 5 * mean_rate) / (others + 5),
+        (span - span_days + 5 * mean_gap) / (count - n - others + 5),
+        log((count - n + 1) / (float(all_of.count.sum()) + N_ITEMS)),
     )
 
 
@@ -94,6 +114,19 @@ def test_a_state_knows_nothing_of_later_sessions(made: list[Purchase], session: 
         assert ours.dtype == theirs.dtype
 
 
+@settings(deadline=None, max_examples=60)
+@given(purchases().filter(bool), st.integers(0, 40))
+def test_a_state_says_what_the_statistics_hold_of_the_user(
+    made: list[Purchase], session: int
+) -> None:
+    state = states_of(made, session, 5)
+    counted = times_by_item(made, made[-1][2])
+    for item, count, span in zip(state.item, state.all_count, state.all_span, strict=True):
+        times = [time for time, _ in counted[int(item)]]
+        assert count == len(times)
+        assert span == pytest.approx(times[-1] - times[0], rel=1e-6)
+
+
 def test_no_purchase_gives_no_state() -> None:
     nothing = np.zeros(0, np.int32)
     state = repeat_history(nothing, nothing.astype(np.int64), nothing).after(3, 7)
@@ -103,17 +136,28 @@ def test_no_purchase_gives_no_state() -> None:
 
 
 def naive_features(
-    bought: dict[int, list[tuple[int, int]]], n_sessions: int, last_s: int, now_s: int
+    bought: dict[int, list[tuple[int, int]]],
+    counted: dict[int, list[tuple[int, int]]],
+    n_sessions: int,
+    last_s: int,
+    now_s: int,
 ) -> list[list[float]]:
-    """One row an item, in the order of FEATURES, each as its name says."""
-    items, rows = statistics(), []
+    """One row an item, in the order of FEATURES, each as its name says.
+
+    Args:
+        bought: what the user bought before the request; counted: as the statistics know it.
+    """
+    subclass, rows = statistics().subclass, []
     total = sum(len(times) for times in bought.values())
     for item in sorted(bought):
         times = [time for time, _ in bought[item]]
         count, days = len(times), max((now_s - times[-1]) / DAY_S, 0)
-        alike = [i for i in bought if items.subclass[i] == items.subclass[item]]
-        usual = float(items.gap_days[item])
-        gap = (times[-1] - times[0]) / DAY_S / (count - 1) if count > 1 else usual
+        alike = [i for i in bought if subclass[i] == subclass[item]]
+        known = [time for time, _ in counted.get(item, [])]
+        rebuy_rate, usual_gap, log_p = usual(
+            item, len(known), (known[-1] - known[0]) / DAY_S if known else 0.0
+        )
+        gap = (times[-1] - times[0]) / DAY_S / (count - 1) if count > 1 else usual_gap
         since = n_sessions - 1 - bought[item][-1][1]
         faded = [
             sum(0.5 ** ((times[-1] - t) / DAY_S / half_life) for t in times)
@@ -132,9 +176,9 @@ def naive_features(
             "log_gap_ratio": log((days + 1) / (gap + 1)),
             "has_own_gap": float(count > 1),
             "in_last_session": float(since == 0),
-            "rebuy_rate": float(items.rebuy_rate[item]),
-            "log_popularity": float(items.log_p[item]),
-            "log_item_gap_days": log1p(usual),
+            "rebuy_rate": rebuy_rate,
+            "log_popularity": log_p,
+            "log_item_gap_days": log1p(usual_gap),
             "log_days_since_session": log1p(max((now_s - last_s) / DAY_S, 0)),
             "log_sessions": log1p(n_sessions),
             "log_items_per_session": log1p(total / n_sessions),
@@ -147,20 +191,55 @@ def naive_features(
 
 @settings(deadline=None, max_examples=100)
 @given(
-    st.lists(purchases(max_size=12).filter(bool), min_size=1, max_size=4),
+    st.lists(
+        st.tuples(purchases(max_size=12).filter(bool), st.integers(0, 3), st.booleans()),
+        min_size=1,
+        max_size=4,
+    ),
     st.integers(-3 * DAY_S, 90 * DAY_S),
 )
-def test_features_equal_counting(users: list[list[Purchase]], wait_s: int) -> None:
+def test_features_equal_counting(
+    users: list[tuple[list[Purchase], int, bool]], wait_s: int
+) -> None:
     states, expected, nows = [], [], []
-    for made in users:
-        session, last_s = made[-1][2] + 1, made[-1][1] + 7000
-        states.append(states_of(made, session, last_s))
+    for made, later, served in users:
+        session = max(made[-1][2] - later, made[0][2])  # what follows is counted, not bought
+        last_s = max(time for _, time, ordinal in made if ordinal <= session) + 7000
+        state, bought = states_of(made, session, last_s), times_by_item(made, session)
+        counted = times_by_item(made, made[-1][2])
+        if served:  # the statistics know no more than the state itself
+            state, counted = replace(state, all_count=None, all_span=None), bought
+        states.append(state)
         nows.append(last_s + wait_s)  # before the last session, where a request says so
-        bought = times_by_item(made, session)
-        expected += naive_features(bought, session + 1, last_s, nows[-1])
+        expected += naive_features(bought, counted, session + 1, last_s, nows[-1])
     features = repeat_features(states, statistics(), np.array(nows, np.int64))
     assert features.dtype == np.float32
     np.testing.assert_allclose(features, np.array(expected), rtol=2e-4, atol=2e-5)
+
+
+def test_what_a_user_buys_later_moves_none_of_the_users_own_features() -> None:
+    """The statistics hold the answer; without the user's own purchases they do not tell it."""
+    early = [(1, 1_500_000_000, 0), (2, 1_500_000_000, 0), (2, 1_500_400_000, 1)]
+    later = [*early, (1, 1_500_900_000, 2), (2, 1_500_900_000, 2)]
+    others = statistics()
+    features = []
+    for made in (early, later):
+        mine = times_by_item(made, 9)
+        own = np.zeros((4, N_ITEMS), np.float32)
+        for item, times in mine.items():
+            span = (times[-1][0] - times[0][0]) / DAY_S
+            own[:, item] = (len(times), 1, len(times) > 1, span)
+        with_me = replace(
+            others,
+            count=others.count + own[0],
+            buyers=others.buyers + own[1],
+            again=others.again + own[2],
+            span_days=others.span_days + own[3],
+        )
+        state = states_of(made, 1, 1_500_400_000)
+        features.append(repeat_features([state], with_me, np.array([1_500_900_000])))
+    # Only the catalogue's means, over all users, can still move a little.
+    np.testing.assert_allclose(features[0], features[1], rtol=2e-2)
 
 
 def test_a_user_without_repeats_between_others_changes_nothing() -> None:

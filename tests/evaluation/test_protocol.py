@@ -79,10 +79,24 @@ def test_the_last_days_are_the_test_those_before_validation() -> None:
 
 
 def test_a_day_of_23_hours_is_still_a_day() -> None:
-    change = int((np.datetime64("2017-03-12") - np.datetime64("1970-01-01")).astype(int))
-    start = NEW_YORK.start_of_day(change - 1)
-    assert window_after(tiny_shop(), start, 2) - start == 47 * 3600
-    assert window_before(tiny_shop(), start + 47 * 3600, 2) == start
+    start = NEW_YORK.start_of_day(17_237 - 9)  # 2017-03-12 has 23
+    end = window_after(tiny_shop(), start)
+    assert end - start == (28 * 24 - 1) * 3600
+    assert window_before(tiny_shop(), end) == start
+    assert window_after(tiny_shop(), start + 5 * 3600) == end, "whole local days"
+
+
+def test_without_time_the_windows_are_tenths() -> None:
+    shop = tiny_shop(with_time=False)
+    cuts = last_cuts(shop)
+    times = shop.event_time
+    assert cuts.end == times.max() + 1 == window_after(shop, cuts.test)
+    assert np.mean(times >= cuts.test) == pytest.approx(0.1, abs=0.01)
+    before = times[times < cuts.test]
+    assert np.mean(before >= cuts.validation) == pytest.approx(0.1, abs=0.01)
+    task = next_session(shop, cuts.test, cuts.end)
+    assert len(task.users) > 5
+    assert all(len(items) == 1 for items in task.targets)
 
 
 def made(shop: Dataset) -> tuple[Past, Task]:

@@ -1,3 +1,4 @@
+import re
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -6,6 +7,7 @@ import numpy as np
 import pytest
 
 from engine.data.dataset import ALWAYS
+from engine.errors import ConfigError
 from engine.features import Calendar, recency_buckets
 from engine.repeats import RepeatHistory, RepeatItemStatistics
 from engine.training.history import Past, past
@@ -84,33 +86,52 @@ def test_counts_and_the_prior_are_of_sessions(tmp_path: Path) -> None:
     assert np.exp(before.log_p).sum() == pytest.approx(1)
 
 
-def test_item_statistics_lean_on_the_mean(tmp_path: Path) -> None:
+def test_item_statistics_are_sums_over_users(tmp_path: Path) -> None:
     # Item 0: two buyers, one buys again after 4 and 2 days. Item 1: one buyer, again after 10.
     events = [
         ("a", 0, NOON), ("a", 0, NOON + 4 * DAY), ("a", 0, NOON + 6 * DAY), ("b", 0, NOON),
         ("b", 1, NOON), ("b", 1, NOON + 10 * DAY),
     ]  # fmt: skip
     before = past(shop_of(tmp_path, events, items=3), NOON + 20 * DAY, 1.0, ("purchase",))
-    rate, gap = 2 / 3, 16 / 3  # over all pairs of buyer and item; over all three gaps
+    sums = before.statistics
+    assert [getattr(sums, name).tolist() for name in ("count", "buyers", "again", "span_days")] == [
+        [4, 2, 0], [2, 1, 0], [1, 1, 0], [6, 10, 0],
+    ]  # fmt: skip
+    np.testing.assert_array_equal(sums.subclass, before.dataset.item_subclass)
+    # Without anyone: few observations lean on the mean over all pairs of buyer and item.
+    rate, gap = 2 / 3, 16 / 3
+    items, none = np.arange(3, dtype=np.int32), np.zeros(3, np.float32)
+    usual = sums.without(items, none, none)
     np.testing.assert_allclose(
-        before.statistics.rebuy_rate,
-        [(1 + 5 * rate) / 7, (1 + 5 * rate) / 6, rate],
-        rtol=1e-6,
+        usual.rebuy_rate, [(1 + 5 * rate) / 7, (1 + 5 * rate) / 6, rate], rtol=1e-6
     )
     np.testing.assert_allclose(
-        before.statistics.gap_days,
-        [(6 + 5 * gap) / 7, (10 + 5 * gap) / 6, gap],
-        rtol=1e-6,
+        usual.gap_days, [(6 + 5 * gap) / 7, (10 + 5 * gap) / 6, gap], rtol=1e-6
     )
+    np.testing.assert_allclose(np.exp(usual.log_p), np.array([5, 3, 1]) / 9, rtol=1e-6)
 
 
 def test_only_repeat_types_count_as_bought(tmp_path: Path) -> None:
     shop = shop_of(tmp_path, [("a", 1, NOON), ("a", 1, NOON + DAY)], 3, event_type="view")
-    before = past(shop, NOON + 2 * DAY, 1.0, ("purchase",))
+    assert past(shop, NOON + 2 * DAY, 1.0, ("view",)).counts.tolist() == [0, 2, 0]
+    other = replace(shop, meta=shop.meta.model_copy(update={"event_types": ["view", "gift"]}))
+    before = past(other, NOON + 2 * DAY, 1.0, ("gift",))
     assert before.counts.sum() == 0
     assert len(before.repeat_state(0).item) == 0
     assert before.repeat_state(0).n_sessions == 2
-    assert past(shop, NOON + 2 * DAY, 1.0, ("view", "gift")).counts.tolist() == [0, 2, 0]
+    assert past(other, NOON + 2 * DAY, 1.0, ("gift", "view")).counts.tolist() == [0, 2, 0]
+
+
+@pytest.mark.parametrize("types", [("purchase",), ("view", "purchase"), ()])
+def test_repeat_types_that_the_data_lacks_are_refused(
+    tmp_path: Path, types: tuple[str, ...]
+) -> None:
+    shop = shop_of(tmp_path, [("a", 1, NOON)], 3, event_type="view")
+    text = (
+        f"train.repeat_types: expected some of the data's event types ['view'], got {list(types)}"
+    )
+    with pytest.raises(ConfigError, match=f"^{re.escape(text)}$"):
+        past(shop, NOON + DAY, 1.0, types)
 
 
 def test_the_catalogue_is_what_exists_or_was_sold_before_the_cut() -> None:
