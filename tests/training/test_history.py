@@ -47,6 +47,21 @@ def test_a_later_event_changes_nothing(with_time: bool) -> None:
             np.testing.assert_array_equal(ours, theirs)
 
 
+def test_the_order_inside_a_basket_carries_nothing() -> None:
+    shop = tiny_shop()
+    user = np.repeat(np.arange(24), np.diff(shop.event_offsets))
+    basket = np.stack([user, shop.event_time])
+    # Turned round inside each basket: by user and time, later places first.
+    order = np.lexsort((-np.arange(len(user)), shop.event_time, user))
+    assert (basket == basket[:, order]).all()
+    turned = replace(shop, event_item=shop.event_item[order])
+    assert not np.array_equal(turned.event_item, shop.event_item)
+    one, other = (past(s, 1_800_000_000, 1.0, ("purchase",)) for s in (shop, turned))
+    for name in (f.name for f in fields(Past) if f.name not in ("dataset", "item")):
+        for ours, theirs in zip(flat(getattr(one, name)), flat(getattr(other, name)), strict=True):
+            np.testing.assert_array_equal(ours, theirs, err_msg=name)
+
+
 def test_histories_and_sessions(tmp_path: Path) -> None:
     evening = NOON + 10 * 3600  # 22:00 in New York, the next day in UTC
     shop = shop_of(
