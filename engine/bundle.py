@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from engine.errors import BundleError
-from engine.manifest import (
+from .errors import BundleError
+from .manifest import (
     FORMAT_VERSION,
     MANIFEST_FILE,
     Description,
@@ -35,9 +35,9 @@ from engine.manifest import (
     hash_files,
     read_manifest,
 )
-from engine.retrieval.columns import ARRAYS_FILE, NAMES_FILE, Columns
-from engine.store.mmap import FILES, MemoryMappedUserStore, UserArrays, write_users
-from engine.store.users import UserStore
+from .retrieval.columns import ARRAYS_FILE, NAMES_FILE, Columns
+from .store.mmap import FILES, MemoryMappedUserStore, UserArrays, write_users
+from .store.users import UserStore
 
 CONTENT_FILE, TAGS_FILE = "content.safetensors", "tags.json"
 ENCODE_FILE, ITEMS_FILE, REQUEST_FILE = "encode.onnx", "items.safetensors", "request.safetensors"

@@ -226,6 +226,7 @@ def recommend(
 ) -> None:
     """Ask a running server for recommendations."""
     from .serving.client import StarsClient
+    from .serving.request import SOURCES
 
     with StarsClient(url, protocol) as client:
         answer = client.recommend(
@@ -243,11 +244,10 @@ def recommend(
         )
     names = _names(bundle, answer.item_ids.tolist())
     table = Table("", "item", *(["name"] if bundle else []), "score", "source")
-    sources = ("next", "general", "repeat", "popularity")
     rows = zip(answer.item_ids, answer.scores, answer.source, strict=True)
     for rank, (item_id, score, source) in enumerate(rows, start=1):
         name = [names[int(item_id)]] if bundle else []
-        table.add_row(str(rank), str(item_id), *name, f"{score:.3f}", sources[source])
+        table.add_row(str(rank), str(item_id), *name, f"{score:.3f}", SOURCES[source])
     console = Console()
     console.print(table)
     if answer.explanation is not None:

@@ -9,8 +9,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from engine.data.dataset import NumericFeature
-from engine.errors import BundleError
+from .data.dataset import NumericFeature
+from .errors import BundleError
 
 FORMAT_VERSION = 1
 MANIFEST_FILE = "manifest.json"

@@ -1,6 +1,7 @@
 """The command line, from a prepared dataset to an answer of a running server."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,9 @@ from typer.testing import CliRunner
 from engine import cli
 from engine.config import Config
 from engine.data.dataset import Dataset
+from engine.data.prepare import prepare
 from engine.serving.server import MODEL_REPOSITORY, TritonServer
+from tests.shop import WordEmbedder, write_shop
 
 runner = CliRunner()
 
@@ -47,6 +50,28 @@ def test_train_export_evaluate(dataset: Dataset, toml: Path, tmp_path: Path) -> 
         "ndcg@10",
         "coverage@10",
     }
+
+
+def test_a_shop_with_an_order_and_no_time(toml: Path, tmp_path: Path) -> None:
+    source = write_shop(tmp_path / "shop", with_time=False)
+    prepare(source, tmp_path / "data", embedder=WordEmbedder())
+    data, run, bundle = tmp_path / "data", tmp_path / "run", tmp_path / "bundle"
+    stars("train", "--data", data, "--out", run, "--config", toml)
+    stars("export", "--data", data, "--run", run, "--out", bundle)
+    assert "round robin" in stars("evaluate", "--data", data, "--bundle", bundle)
+
+
+def test_nobody_to_evaluate_on(dataset: Dataset, bundle: Path, tmp_path: Path) -> None:
+    run = tmp_path / "end"
+    assert dataset.folder is not None
+    shutil.copytree(bundle, run)
+    manifest = json.loads((run / "manifest.json").read_text())
+    manifest["cut"] = int(dataset.event_time.max()) + 1
+    (run / "manifest.json").write_text(json.dumps(manifest))
+    result = runner.invoke(
+        cli.app, ["evaluate", "--data", str(dataset.folder), "--bundle", str(run)]
+    )
+    assert "expected a user with a session in" in str(result.exception)
 
 
 def test_describe(dataset: Dataset, tmp_path: Path) -> None:

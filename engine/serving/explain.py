@@ -10,13 +10,14 @@ from numpy.typing import NDArray
 
 from engine.retrieval.merge import RankedList
 
+from .request import SOURCES
+
 if TYPE_CHECKING:
     from .query import Query
     from .recommender import Recommender
 
+REPEAT = SOURCES.index("repeat")
 _NEAREST = 3
-REPEAT = 2  # the source of a bought item; 0 and 1 are the vectors
-_SOURCES = {0: "next", 1: "general", 2: "repeat", 3: "popularity"}
 
 
 def explain(recommender: Recommender, query: Query, ranked: RankedList) -> str:
@@ -50,7 +51,7 @@ def explain(recommender: Recommender, query: Query, ranked: RankedList) -> str:
 def _entry(recommender: Recommender, ranked: RankedList, place: int) -> dict[str, Any]:
     return {
         "item_id": int(recommender.item_ids[ranked.items[place]]),
-        "source": _SOURCES[int(ranked.source[place])],
+        "source": SOURCES[int(ranked.source[place])],
         "score": _number(ranked.scores[place]),
     }
 
@@ -74,7 +75,7 @@ def _scored(
             scale = float(recommender.weights.scale[head])
             repeat = float(logits[head] - prior - scale * (query.vectors[head] @ candidate))
         context = float(query.delta @ candidate)
-        entry["vector"] = _SOURCES[head]
+        entry["vector"] = SOURCES[head]
         entry["terms"] = {
             "dot": _number(query.vectors[head] @ candidate - context),
             "context": _number(context),

@@ -17,10 +17,10 @@ from engine.runtime.onnx_cpu import OnnxEncoder
 
 from .explain import REPEAT, explain
 from .query import Query, Resolver
-from .request import Reply, Request
+from .request import SOURCES, Reply, Request
 from .weights import RequestWeights
 
-POPULARITY, NONE = 3, -1  # sources beside REPEAT and the vectors, which are their own
+POPULARITY, NONE = SOURCES.index("popularity"), -1
 
 
 class Recommender:

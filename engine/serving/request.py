@@ -30,6 +30,7 @@ TENSORS: dict[str, np.dtype[Any]] = {
 }
 STRATEGIES = ("next", "general", "round_robin")
 REPEATS = ("allow", "exclude")
+SOURCES = ("next", "general", "repeat", "popularity")  # names of the codes of `source`
 PARAMETERS = ("k", "strategy", "repeats", "filter", "time", "explain")
 
 

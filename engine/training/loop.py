@@ -65,7 +65,7 @@ def train(
     else:
         load_weights(model, start)
     objective = Objective(model, config.train, torch.from_numpy(history.log_p)).to(device)
-    optimizer = _optimizer(model, config, device)
+    optimizer = _optimizer(model, config)
     total = max(round(config.train.epochs * batches.steps()), 1)
     fingerprint = run_fingerprint(dataset, cut, config, world, start)
     progress = checkpoint.load_checkpoint(folder, model, optimizer, fingerprint)
@@ -179,7 +179,7 @@ def load_weights(model: Stars, path: Path) -> None:
         raise ConfigError(f"{path}: expected weights that fit this model: {error}") from error
 
 
-def _optimizer(model: Stars, config: Config, device: torch.device) -> torch.optim.Optimizer:
+def _optimizer(model: Stars, config: Config) -> torch.optim.Optimizer:
     """AdamW in three groups: matrices with decay, vectors and tables of bias without, Δ slowly."""
     delta = model.items.delta
     rest = [p for p in model.parameters() if p is not delta]
