@@ -66,6 +66,28 @@ def test_kernels_never_imports_engine() -> None:
     assert not [name for name, names in found.items() if "engine" in names]
 
 
+def test_a_foreign_package_named_kernels_is_refused(tmp_path: Path) -> None:
+    """PyPI has one; whoever installs it is told so, and not that an attribute is missing."""
+    (tmp_path / "kernels").mkdir()
+    (tmp_path / "kernels" / "__init__.py").write_text("")
+    script = (
+        "import sys\n"
+        f"sys.path[:0] = [{str(tmp_path)!r}, {str(ROOT)!r}]\n"
+        "from engine.errors import BackendUnavailable\n"
+        "try:\n"
+        "    import engine.ops\n"
+        "except BackendUnavailable as error:\n"
+        "    print(error)\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, check=True
+    )
+    assert result.stdout == (
+        f"kernels: expected this project's package, got {tmp_path}/kernels/__init__.py: "
+        "uninstall the foreign package or put this project first on the path\n"
+    )
+
+
 @pytest.mark.parametrize("name", ["pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"])
 def test_nothing_imports_a_pickle(name: str) -> None:
     every = [*modules("engine"), *modules("kernels"), *modules("model_repository")]
