@@ -249,7 +249,7 @@ def test_the_rate_warms_up_and_falls_to_0() -> None:
 
 def test_weight_decay_leaves_vectors_alone() -> None:
     model = build_model(tiny_config().model, tiny_shop(), seed=0)
-    optimizer = loop._optimizer(model, tiny_config(weight_decay=0.3), torch.device("cpu"))
+    optimizer = loop._optimizer(model, tiny_config(weight_decay=0.3))
     matrices, vectors, delta = optimizer.param_groups
     assert delta["params"] == [model.items.delta]
     assert all(p.ndim > 1 for p in matrices["params"])
