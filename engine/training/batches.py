@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from engine.config import Config
+from engine.errors import DataError
 from engine.features import UserFeatures
 from engine.model.stars import Events
 from engine.repeats import RepeatState, repeat_features
@@ -109,7 +110,7 @@ class Batches:
         self._pages = page_negatives(past, config.train.page_negatives)
         trained = [u for u, starts in enumerate(past.session_start) if len(starts) > 2]
         if not trained:
-            raise ValueError("Batches: expected a user with two sessions before the cut, got none")
+            raise DataError("training: expected a user with two sessions before the cut, got none")
         self._users = np.array(trained)
 
     def steps(self) -> int:

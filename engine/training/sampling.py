@@ -89,14 +89,9 @@ class CandidateSampler:
         """
         n = self._n_items
         n_positive = min(self._config.shared_positive, len(following.item))
-        shared = np.unique(
-            np.concatenate(
-                [
-                    rng.choice(self._catalogue, self._n_uniform, replace=False),
-                    rng.choice(following.item, n_positive, replace=False),
-                ]
-            )
-        )
+        uniform = rng.choice(self._catalogue, self._n_uniform, replace=False)
+        positive = rng.choice(following.item, n_positive, replace=False)
+        shared = np.unique(np.concatenate([uniform, positive]))
         sizes = np.array([len(items) for items in histories])
         history = Pairs.of([items.astype(np.int64) for items in histories])
         history_chance = np.minimum(self._config.history_candidates / np.maximum(sizes, 1), 1.0)
@@ -106,16 +101,8 @@ class CandidateSampler:
         kept |= is_shared[history.item]
 
         certain = np.concatenate([_key(pairs, n) for pairs in (following, general, pages)])
-        key = np.unique(
-            np.concatenate(
-                [
-                    certain,
-                    _key(history, n)[kept],
-                    self._same_subclass(following, rng),
-                    self._shared_subclass(following, shared),
-                ]
-            )
-        )
+        alike = (self._same_subclass(following, rng), self._shared_subclass(following, shared))
+        key = np.unique(np.concatenate([certain, _key(history, n)[kept], *alike]))
         position, item = key // n, key % n
         history_row = _find(_key(history, n), key)
         bought = history_row >= 0
@@ -123,7 +110,7 @@ class CandidateSampler:
         by_subclass = self._subclass_chance(following, position, item)
         missed = (1 - by_history) * (1 - by_subclass) * (1 - self._shared_chance(item, n_positive))
         weight_next, weight_general = _weights(following, key, n), _weights(general, key, n)
-        is_certain = _find(certain, key) >= 0
+        log_pi = np.where(_find(certain, key) >= 0, 0.0, np.log(np.maximum(1 - missed, 1e-12)))
         is_target = (weight_next > 0) | (weight_general > 0)
         on_page = _find(_key(pages, n), key) >= 0
         return Drawn(
@@ -131,9 +118,7 @@ class CandidateSampler:
             shared_log_pi=np.log(self._shared_chance(shared, n_positive)).astype(np.float32),
             position=position,
             item=item,
-            log_pi=np.where(is_certain, 0.0, np.log1p(-missed, where=~is_certain)).astype(
-                np.float32
-            ),
+            log_pi=log_pi.astype(np.float32),
             negative=~is_target & (on_page | (~bought & (by_subclass > 0))),
             weight_next=weight_next,
             weight_general=weight_general,

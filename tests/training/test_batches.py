@@ -11,6 +11,7 @@ import torch
 from engine.compile.onnx import INPUTS, EncodeGraph
 from engine.data.clock import DAY_S
 from engine.data.dataset import Dataset
+from engine.errors import DataError
 from engine.features import UserFeatures, encode_inputs, window_start
 from engine.model.build import build_model
 from engine.training.batches import Batch, Batches, _Window
@@ -331,7 +332,7 @@ def test_repeat_rows_stand_at_what_was_bought_before_the_end() -> None:
 def test_fewer_than_two_sessions_are_refused(tmp_path: Path) -> None:
     shop = shop_of(tmp_path, [("a", 0, NOON), ("b", 1, NOON)], items=3)
     with pytest.raises(
-        ValueError, match=r"^Batches: expected a user with two sessions before the cut, got none$"
+        DataError, match=r"^training: expected a user with two sessions before the cut, got none$"
     ):
         batches(past(shop, NOON + DAY_S, 1.0, ("purchase",)))
 
@@ -341,14 +342,17 @@ def test_page_negatives_were_shown_on_the_day_and_not_clicked() -> None:
     data, clock = history.dataset, history.calendar.clock
     pages = page_negatives(history, most=1000)
     expected: dict[tuple[int, int], set[int]] = {}
+    clicked: dict[tuple[int, int], set[int]] = {}
     for p, (user, time) in enumerate(zip(data.impression_user, data.impression_time, strict=True)):
         at = slice(*data.impression_offsets[p : p + 2])
         if time >= history.cut:
             continue
         for session, (_, _, begins) in enumerate(naive_sessions(history, int(user))):
             if clock.day(np.array([begins, time])).ptp() == 0:
-                shown = data.impression_item[at][~data.impression_clicked[at]]
-                expected.setdefault((int(user), session), set()).update(shown.tolist())
+                items, was = data.impression_item[at], data.impression_clicked[at]
+                expected.setdefault((int(user), session), set()).update(items.tolist())
+                clicked.setdefault((int(user), session), set()).update(items[was].tolist())
+    expected = {key: items - clicked[key] for key, items in expected.items()}
     assert {key: set(items.tolist()) for key, items in pages.items()} == expected
     assert len(expected) > 50
     few = page_negatives(history, most=2)
