@@ -139,7 +139,7 @@ def test_without_a_bundle_the_models_configuration_decides(bundle: Path, tmp_pat
     shutil.copytree(MODEL_REPOSITORY, repository)
     with pytest.raises(ServerError, match=r"BundleError: .*/artifacts/demo/bundle/manifest\.json"):
         TritonServer([repository], None).start()
-    shutil.copytree(bundle, tmp_path / "artifacts" / "bundle")
+    shutil.copytree(bundle, tmp_path / "artifacts" / "demo" / "bundle")
     with (
         TritonServer([repository], None) as running,
         StarsClient(running.grpc_url) as client,

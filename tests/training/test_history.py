@@ -181,3 +181,14 @@ def test_without_time_every_event_is_a_session_and_time_stands_still() -> None:
         )
         state = before.repeat_state(user)
         np.testing.assert_array_equal(state.decayed, np.repeat(state.count[:, None], 3, axis=1))
+
+
+def test_a_state_at_the_cut_holds_all_that_the_statistics_do() -> None:
+    dataset = tiny_shop()
+    before = past(dataset, cut_of(dataset, 0.8), 1.0, ("purchase",))
+    for user in range(len(dataset.user_ids)):
+        state = before.repeat_state(user)
+        assert state.all_count is not None
+        assert state.all_span is not None
+        assert state.all_count.tolist() == state.count.tolist()
+        assert state.all_span.tolist() == (state.last_time - state.first_time).tolist()
