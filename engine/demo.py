@@ -25,19 +25,17 @@ from .data.dataset import Dataset
 from .data.describe import describe, describe_table
 from .data.prepare import prepare
 from .data.text import CachedEmbedder, MiniLmEmbedder
-from .evaluation.evaluate import evaluate
+from .evaluation.evaluate import STRATEGIES, evaluate
 from .evaluation.protocol import last_cuts, next_session
 from .evaluation.show import comparison_table, metrics_table
 from .pipeline import begin, export_run, is_made, mark_made, source_digest, stage_key, train_run
 from .serving.client import Recommendation, StarsClient
 from .serving.explain import REPEAT
 from .serving.latency import NULL_REPOSITORY, measure
-from .serving.request import Strategy
 from .serving.server import MODEL_REPOSITORY, TritonServer
 
 _REQUESTS = 500
 _PACKAGES = ("torch", "onnxruntime", "faiss-cpu", "numpy", "nvidia-pytriton", "tritonclient")
-_STRATEGIES: tuple[Strategy, ...] = ("next", "general", "round_robin")
 _FILTER = {"department": {"eq": "PRODUCE"}}
 _SHOWN_BASKETS = 3
 
@@ -139,7 +137,7 @@ def _show(
     console.print(baskets)
     ask: dict[str, Any] = {"user_id": household.user_id, "time": household.time}
     lists: dict[str, Recommendation] = {
-        name: client.recommend(**ask, strategy=name) for name in _STRATEGIES
+        name: client.recommend(**ask, strategy=name) for name in STRATEGIES
     }
     console.print(names.table("Recommended, by strategy", lists))
 

@@ -19,7 +19,8 @@ class Past:
     """A dataset as it stood at `cut`: nothing in here knows of a later event.
 
     Attributes:
-        dataset: the whole dataset; only its catalogue and users are read from outside.
+        dataset: the whole dataset; outside, its catalogue and users are read, and the pages shown
+            before the cut.
         cut: unix seconds (or order, where the data has no time); events before it are the past.
         calendar: the shop's time and signals.
         offsets: [U + 1] int64; item, time, type, session: [E] as in the dataset.
