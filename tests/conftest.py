@@ -1,9 +1,14 @@
 """What many tests share: the generated shop, prepared, trained and bundled once a session."""
 
+import os
 from pathlib import Path
 
 import pytest
 import torch
+
+if not torch.cuda.is_available():
+    # Triton reads this when a kernel's module is imported: here kernels run in its interpreter.
+    os.environ["TRITON_INTERPRET"] = "1"
 
 from engine.compile.export import export
 from engine.config import Config
