@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 Value = Tensor | int | None
+# Stated, since Triton's default changes with its version, and with it the bits of the results.
+OPTIONS = {"enable_fp_fusion": True}
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,9 @@ def launch(
             return
         device = tensors[0].device
         with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
-            kernel[grid](**arguments, **constants, num_warps=num_warps, num_stages=num_stages)
+            kernel[grid](
+                **arguments, **constants, num_warps=num_warps, num_stages=num_stages, **OPTIONS
+            )
 
 
 @contextmanager

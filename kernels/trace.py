@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -18,26 +18,25 @@ from .launch import Launch, watching
 class Operand:
     """One tensor argument of one launch: its size and the bytes asked of it."""
 
-    kernel: str
     name: str
     size_bytes: int
     read_bytes: int
     written_bytes: int
 
 
-@dataclass
-class Trace:
-    """Bytes by operand, over all launches traced."""
+@dataclass(frozen=True)
+class LaunchTrace:
+    """Bytes of one launch, by operand."""
 
-    operands: list[Operand] = field(default_factory=list)
+    kernel: str
+    operands: tuple[Operand, ...]
 
     def moved_bytes(self, cached: frozenset[str] = frozenset()) -> int:
-        """Bytes moved to and from memory: of a cached operand its size, once a launch."""
+        """Bytes to and from memory: of a cached operand its size at most, however often read."""
         return sum(
-            min(operand.size_bytes, operand.read_bytes)
-            if operand.name in cached
-            else operand.read_bytes + operand.written_bytes
-            for operand in self.operands
+            o.written_bytes
+            + (min(o.size_bytes, o.read_bytes) if o.name in cached else o.read_bytes)
+            for o in self.operands
         )
 
     def cached_bytes(self, cached: frozenset[str]) -> int:
@@ -46,7 +45,7 @@ class Trace:
 
 
 @contextmanager
-def tracing() -> Iterator[Trace]:
+def tracing() -> Iterator[list[LaunchTrace]]:
     """Counts the active lanes of every load and store, times their width, per kernel argument.
 
     These are the bytes that the program asks for, before any cache.
@@ -58,7 +57,7 @@ def tracing() -> Iterator[Trace]:
         raise BackendUnavailable("tracing: needs TRITON_INTERPRET=1 before kernels are imported")
     from triton.runtime.interpreter import InterpreterBuilder
 
-    trace = Trace()
+    traces: list[LaunchTrace] = []
     ranges: list[tuple[int, int, str]] = []
     read: dict[str, int] = defaultdict(int)
     written: dict[str, int] = defaultdict(int)
@@ -82,9 +81,11 @@ def tracing() -> Iterator[Trace]:
         read.clear()
         written.clear()
         yield
-        for name, tensor in tensors.items():
-            size = tensor.numel() * tensor.element_size()
-            trace.operands.append(Operand(call.name, name, size, read[name], written[name]))
+        operands = (
+            Operand(name, t.numel() * t.element_size(), read[name], written[name])
+            for name, t in tensors.items()
+        )
+        traces.append(LaunchTrace(call.name, tuple(operands)))
 
     load, store = InterpreterBuilder.create_masked_load, InterpreterBuilder.create_masked_store
 
@@ -100,7 +101,7 @@ def tracing() -> Iterator[Trace]:
     InterpreterBuilder.create_masked_store = counting_store
     try:
         with watching(watch):
-            yield trace
+            yield traces
     finally:
         InterpreterBuilder.create_masked_load = load
         InterpreterBuilder.create_masked_store = store
