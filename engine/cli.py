@@ -1,6 +1,7 @@
 """The `stars` command: data, training, export, evaluation, serving. Thin; the work is elsewhere."""
 
 import json
+import subprocess
 import sys
 from datetime import date
 from pathlib import Path
@@ -264,6 +265,17 @@ def demo(
     from .demo import run_demo
 
     run_demo(out)
+
+
+@app.command(
+    "kernels",
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    add_help_option=False,
+)
+def kernels_(context: typer.Context) -> None:
+    """Compile the Triton kernels without a GPU, count their bytes, hold them to their bounds."""
+    # A process of its own: Triton's compiler and its interpreter exclude each other.
+    raise typer.Exit(subprocess.call([sys.executable, "-m", "kernels", *context.args]))
 
 
 def _until(dataset: Any, text: str | None) -> int:

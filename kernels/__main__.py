@@ -89,4 +89,4 @@ def _finish(table: Table, rows: list[Row]) -> None:
 
 
 if __name__ == "__main__":
-    app()
+    app(prog_name="stars kernels")
