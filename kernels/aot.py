@@ -2,7 +2,7 @@
 
 import re
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -93,7 +93,12 @@ class Compiled:
         return sum(w for w in loads if w >= ALIGNMENT) / sum(loads) if loads else 1.0
 
 
-def compile_launch(launch: Launch, sm: int, options: Mapping[str, Any] | None = None) -> Compiled:
+def compile_launch(
+    launch: Launch,
+    sm: int,
+    options: Mapping[str, Any] | None = None,
+    alike: Sequence[Launch] = (),
+) -> Compiled:
     """Compiles a launch for one compute capability; no GPU or driver is needed.
 
     The types, the divisibility by 16 of pointers and sizes, and sizes of one are specialised as
@@ -103,8 +108,10 @@ def compile_launch(launch: Launch, sm: int, options: Mapping[str, Any] | None = 
         launch: a recorded launch; its tensors may be meta.
         sm: a key of `CARDS`.
         options: further compiler options, for instance ptx_version.
+        alike: other launches that the result must serve too: only what holds for all of them is
+            specialised.
     Raises:
-        ValueError: an unknown sm or dtype.
+        ValueError: an unknown sm or dtype, or launches that differ in a constant or a type.
         BackendUnavailable: this process interprets kernels.
     """
     if sm not in CARDS:
@@ -120,12 +127,12 @@ def compile_launch(launch: Launch, sm: int, options: Mapping[str, Any] | None = 
     constants: dict[str, Any] = {}
     attributes: dict[tuple[int], list[list[Any]]] = {}
     for i, name in enumerate(names):
-        value = launch.arguments[name] if name in launch.arguments else launch.constants[name]
-        kind = _type(launch, name, value)
+        values = [_value(each, name) for each in (launch, *alike)]
+        kind = _type(launch, name, values)
         signature[name] = kind
         if kind == "constexpr":
-            constants[name] = value
-        elif _divisible(value):
+            constants[name] = values[0]
+        elif all(_divisible(value) for value in values):
             attributes[(i,)] = [["tt.divisibility", ALIGNMENT]]
     source = ASTSource(launch.kernel, signature, constants, attributes)
     built = triton.compile(
@@ -149,16 +156,34 @@ def compile_launch(launch: Launch, sm: int, options: Mapping[str, Any] | None = 
     )
 
 
-def _type(launch: Launch, name: str, value: Any) -> str:
-    """Triton's type of an argument, as its launcher would see it."""
-    if name in launch.constants or value is None:
+def _value(launch: Launch, name: str) -> Any:
+    return launch.arguments[name] if name in launch.arguments else launch.constants[name]
+
+
+def _type(launch: Launch, name: str, values: list[Any]) -> str:
+    """Triton's type of an argument, as its launcher would see it for every one of `values`."""
+    if name in launch.constants or values[0] is None:
+        if any(value is not values[0] and value != values[0] for value in values):
+            raise ValueError(f"compile: {launch.name}: {name}: constants differ: {values}")
         return "constexpr"
+    kinds = {_scalar(launch, name, value) for value in values}
+    if kinds == {"one"}:
+        return "constexpr"
+    kinds = {"i32" if kind == "one" else kind for kind in kinds}
+    if len(kinds) > 1:
+        raise ValueError(f"compile: {launch.name}: {name}: types differ: {sorted(kinds)}")
+    return kinds.pop()
+
+
+def _scalar(launch: Launch, name: str, value: Any) -> str:
     if isinstance(value, Tensor):
         if value.dtype not in TYPES:
             raise ValueError(f"compile: {launch.name}: {name}: unknown dtype {value.dtype}")
         return f"*{TYPES[value.dtype]}"
+    if isinstance(value, float):
+        return "fp32"
     if value == 1:
-        return "constexpr"
+        return "one"
     return "i32" if -(2**31) <= value < 2**31 else "i64"
 
 
@@ -168,6 +193,26 @@ def _divisible(value: Any) -> bool:
         # A meta tensor has no address; allocations are aligned, views need not be.
         return (value.storage_offset() * value.element_size()) % ALIGNMENT == 0
     return bool(value % ALIGNMENT == 0)
+
+
+def assemble(ptx: str) -> bytes:
+    """The cubin that Triton's ptxas makes of PTX, for the target that the PTX names.
+
+    Raises:
+        RuntimeError: ptxas refuses; with its words.
+    """
+    target = re.search(r"^\.target (sm_(\d+)a?)", ptx, re.M)
+    if target is None:
+        raise RuntimeError("ptxas: expected a .target line in the PTX")
+    with TemporaryDirectory() as folder:
+        source, cubin = Path(folder) / "kernel.ptx", Path(folder) / "kernel.cubin"
+        source.write_text(ptx)
+        tool = _tool("ptxas-blackwell" if int(target[2]) >= 100 else "ptxas")
+        command = [tool, f"--gpu-name={target[1]}", str(source), "-o", str(cubin)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            raise RuntimeError(f"ptxas: {done.stderr.strip()}")
+        return cubin.read_bytes()
 
 
 def _tool(name: str) -> str:

@@ -4,7 +4,8 @@ import re
 from collections import defaultdict
 from dataclasses import dataclass
 
-_PARAMETER = re.compile(r"ld\.param\.\S+\s+(%\w+), \[\w+_param_(\d+)\]")
+# Sizes are 32 bits wide, and may be widened into the kind of register that addresses use.
+_PARAMETER = re.compile(r"ld\.param(?:::\w+)?\.\w64\s+(%\w+), \[\w+_param_(\d+)\]")
 _REGISTER = re.compile(r"%[a-z]+\d+")
 _GLOBAL = re.compile(
     r"(?P<kind>ld|st)\.(?:\w+\.)*global(?P<rest>[\w.:]*)\s+.*?\[ *(?P<address>%\w+)"

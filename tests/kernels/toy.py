@@ -31,3 +31,24 @@ def spilling(x_ptr, y_ptr, N: tl.constexpr):
     o_n = tl.arange(0, N)
     b_x = tl.load(x_ptr + o_n[:, None] * N + o_n[None, :])
     tl.store(y_ptr + o_n[:, None] * N + o_n[None, :], b_x - tl.sum(b_x))
+
+
+@triton.jit
+def in_place(x_ptr, y_ptr, N: tl.constexpr):
+    """y += x."""
+    o_n = tl.arange(0, N)
+    tl.store(y_ptr + o_n, tl.load(x_ptr + o_n) + tl.load(y_ptr + o_n))
+
+
+@triton.jit
+def output_first(y_ptr, x_ptr, n, N: tl.constexpr):
+    """y = x up to n."""
+    o_n = tl.arange(0, N)
+    tl.store(y_ptr + o_n, tl.load(x_ptr + o_n), mask=o_n < n)
+
+
+@triton.jit
+def times(x_ptr, factor, y_ptr, N: tl.constexpr):
+    """y = x * factor."""
+    o_n = tl.arange(0, N)
+    tl.store(y_ptr + o_n, tl.load(x_ptr + o_n) * factor)
