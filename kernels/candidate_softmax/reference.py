@@ -59,8 +59,9 @@ def candidate_softmax(
     )
 
     logsumexp = torch.logsumexp(torch.cat([own_logits, shared_logits], dim=1), dim=1)
-    gap = torch.where(weight > 0, logsumexp[:, None] - own_logits, 0.0)
+    gap = torch.where(own & (weight > 0), logsumexp[:, None] - own_logits, 0.0)
     loss = (weight * gap).sum(dim=1)
+    negative = negative & own
     negative_loss = (F.softplus(z) * negative).sum(dim=1) / negative.sum(dim=1).clamp(min=1)
     return CandidateLoss(loss, negative_loss, logsumexp)
 
