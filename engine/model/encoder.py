@@ -33,7 +33,8 @@ class Layer(nn.Module):
         states: Tensor,
         n_tokens: int,
         cut: Tensor,
-        buckets: Tensor | None,
+        query_day: Tensor,
+        key_day: Tensor,
         rows: Tensor | None = None,
     ) -> Tensor:
         """New states of all rows, or of the chosen ones.
@@ -42,32 +43,32 @@ class Layer(nn.Module):
             states: [B, Q, D]: the tokens, then the read-outs.
             n_tokens: the first rows, which are keys; nobody attends to the rest.
             cut: [B, Q] int64, keys that each row sees.
-            buckets: [B, Q, n_tokens] int64 of the day bias.
+            query_day, key_day: [B, Q] and [B, n_tokens] int64 days, for the day bias.
             rows: [B, R] int64 rows to compute; None for all. The last layer is asked for few.
         """
         normed = self.norm_attention(states)
         key, value = self.to_key_value(normed[:, :n_tokens]).chunk(2, dim=-1)
         if rows is not None:
             states, normed = _take(states, rows), _take(normed, rows)
-            cut = cut.gather(1, rows)
-            if buckets is not None:
-                buckets = buckets.gather(1, rows[:, :, None].expand(-1, -1, n_tokens))
+            cut, query_day = cut.gather(1, rows), query_day.gather(1, rows)
+        biased = self.day_bias is not None
         attended = attention(
             self._split(self.to_query(normed)),
             self._split(key),
             self._split(value),
             cut,
-            self.day_bias,
-            buckets if self.day_bias is not None else None,
+            bias_table=self.day_bias,
+            query_day=query_day if biased else None,
+            key_day=key_day if biased else None,
         )
-        states = states + self.dropout(self.to_out(attended.transpose(1, 2).flatten(2)))
+        states = states + self.dropout(self.to_out(attended.flatten(2)))
         feed = self.feed_out(F.relu(self.feed_in(self.norm_feed(states))))
         result: Tensor = states + self.dropout(feed)
         return result
 
     def _split(self, x: Tensor) -> Tensor:
-        """[B, Q, D] to [B, H, Q, d]."""
-        return x.view(*x.shape[:2], self.heads, -1).transpose(1, 2)
+        """[B, Q, D] to [B, Q, H, d]."""
+        return x.view(*x.shape[:2], self.heads, -1)
 
 
 class Encoder(nn.Module):
@@ -107,21 +108,12 @@ class Encoder(nn.Module):
             cut = torch.cat([causal, ends + 1], dim=1)
             general = n_tokens + torch.arange(n_ends, device=tokens.device).expand_as(ends)
         rows = torch.cat([ends, general], dim=1)
-        buckets = _day_buckets(query_day, event_day)
         for layer in self.layers[:-1]:
-            states = layer(states, n_tokens, cut, buckets)
-        states = self.norm(self.layers[-1](states, n_tokens, cut, buckets, rows))
+            states = layer(states, n_tokens, cut, query_day, event_day)
+        states = self.norm(self.layers[-1](states, n_tokens, cut, query_day, event_day, rows))
         return states[:, :n_ends], states[:, n_ends:]
 
 
 def _take(states: Tensor, rows: Tensor) -> Tensor:
     """[B, R, D] rows of [B, Q, D]."""
     return states.gather(1, rows[:, :, None].expand(-1, -1, states.shape[-1]))
-
-
-def _day_buckets(query_day: Tensor, key_day: Tensor) -> Tensor:
-    """[B, Q, K] int64: 0 within a day, then 1 + log2 of the difference in days, capped."""
-    days = (query_day[:, :, None] - key_day[:, None, :]).clamp(min=0)
-    # Half a day more keeps whole powers of two off the edge of a bucket; 0 days lands in bucket 0.
-    bucket = 1 + torch.floor(torch.log2(days.float() + 0.5)).long()
-    return bucket.clamp(max=DAY_BIAS_BUCKETS - 1)
