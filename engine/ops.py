@@ -12,6 +12,15 @@ if getattr(kernels, "OWNER", None) != "stars-engine":
 
 from kernels.attention import attention
 from kernels.candidate_softmax import CandidateLoss, candidate_softmax
-from kernels.token_assembly import token_assembly, unfolded_rows
+from kernels.token_assembly import Tags, pack_tags, tag_sums, token_assembly, unfolded_rows
 
-__all__ = ["CandidateLoss", "attention", "candidate_softmax", "token_assembly", "unfolded_rows"]
+__all__ = [
+    "CandidateLoss",
+    "Tags",
+    "attention",
+    "candidate_softmax",
+    "pack_tags",
+    "tag_sums",
+    "token_assembly",
+    "unfolded_rows",
+]

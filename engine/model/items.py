@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engine.config import ModelConfig
-from engine.ops import unfolded_rows
+from engine.ops import Tags, pack_tags, tag_sums, unfolded_rows
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ class ItemEncoder(nn.Module):
 
     text: Tensor
     text_index: Tensor
+    tag_bits: Tensor
     tag_ids: Tensor
     tag_offsets: Tensor
     text_mean: Tensor
@@ -46,8 +47,10 @@ class ItemEncoder(nn.Module):
         self.register_buffer("text_components", components)
         # The content is the dataset's, not the model's: it stays out of the checkpoint.
         self.register_buffer("text", self.reduce(content.text), persistent=False)
-        for name in ("text_index", "tag_ids", "tag_offsets"):
-            self.register_buffer(name, getattr(content, name), persistent=False)
+        self.register_buffer("text_index", content.text_index, persistent=False)
+        tags = pack_tags(content.tag_ids, content.tag_offsets, content.n_tags)
+        for name, value in tags._asdict().items():
+            self.register_buffer(f"tag_{name}", value, persistent=False)
         dim = components.shape[1]
         self.delta = nn.Parameter(torch.zeros(len(content.text_index), dim))
         self.tag_weight = nn.Parameter(torch.randn(content.n_tags, config.attribute_dim) * 0.1)
@@ -64,24 +67,31 @@ class ItemEncoder(nn.Module):
         return (text - self.text_mean) @ self.text_components
 
     def rows(self, index: Tensor) -> Tensor:
-        """Proj(v) [n, d_model] of the items `index` [n] int64."""
-        starts, ends = self.tag_offsets[index], self.tag_offsets[index + 1]
-        counts = ends - starts
-        offsets = counts.cumsum(0) - counts
-        position = torch.arange(int(counts.sum()), device=index.device)
-        position = position + torch.repeat_interleave(starts - offsets, counts)
-        text = self.text[self.text_index[index]]
-        return self.project_rows(
-            text, F.embedding(index, self.delta), self.tag_ids[position], offsets
-        )
+        """Proj(v) [n, d_model] of the items `index` [n] int64.
 
-    def project_rows(
-        self, text: Tensor, delta: Tensor, tag_ids: Tensor, tag_offsets: Tensor
-    ) -> Tensor:
+        Training asks for distinct items: of one that stands there twice, Triton's kernels would
+        give Δ the gradient of one place only.
+        """
+        tags = Tags(self.tag_bits, self.tag_ids, self.tag_offsets)
+        return self._project(index, self.text, self.text_index, self.delta, tags)
+
+    def project_rows(self, text: Tensor, delta: Tensor, tags: Tags) -> Tensor:
         """Proj(v) [n, d_model] from reduced text [n, d_e], Δ and tags: new items come this way."""
-        v = unfolded_rows(text, delta, tag_ids, tag_offsets, self.tag_weight)
-        attributes = self.attribute(v[:, text.shape[1] :])
-        projected: Tensor = self.project(torch.cat([v[:, : text.shape[1]], attributes], dim=-1))
+        index = torch.arange(len(text), device=text.device)
+        return self._project(index, text, index, delta, tags)
+
+    def _project(
+        self, index: Tensor, text: Tensor, text_index: Tensor, delta: Tensor, tags: Tags
+    ) -> Tensor:
+        project = self.project
+        if isinstance(self.attribute, nn.Identity):
+            return unfolded_rows(
+                index, text, text_index, delta, tags, self.tag_weight, project.weight, project.bias
+            )
+        # The second layer of the attributes stands between the sum of tags and the projection.
+        attributes = self.attribute(tag_sums(index, tags, self.tag_weight))
+        semantic = text[text_index[index]] + F.embedding(index, delta)
+        projected: Tensor = project(torch.cat([semantic, attributes], dim=-1))
         return projected
 
     def candidates(self, rows: Tensor) -> Tensor:

@@ -78,39 +78,57 @@ class Stars(nn.Module):
         self.auxiliary = nn.Linear(d, config.d_serve)
         self.repeats = RepeatScorer(config.repeat_hidden)
 
-    def hidden(self, rows: Tensor, events: Events, ends: Tensor) -> tuple[Tensor, Tensor]:
+    def hidden(
+        self, rows: Tensor, events: Events, ends: Tensor, index: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Encoder outputs [B, R, D] of the last item and the read-out at every end.
 
         Args:
-            rows: [B, L, d_model] Proj(v) of the events' items, L <= window.
+            rows: [B, L, d_model] Proj(v) of the events' items, L <= window; with an index
+                [n, d_model] of distinct items.
             events: their fields.
             ends: [B, R] int64, events before each end.
+            index: [B, L] int64, rows of the events, or None.
         """
-        position = torch.arange(rows.shape[1], device=rows.device)[None]
         user = self.user(events.user_categorical, events.user_numeric, events.user_known)
-        tokens, read_outs = token_assembly(
+        n_users, n_ends = ends.shape
+        assembled = token_assembly(
             rows,
+            index,
             user,
-            (self.hour, self.weekday, self.week, self.event_type, self.recency, self.position),
-            (
-                events.hour,
-                events.weekday,
-                events.week,
-                events.event_type,
-                events.recency,
-                position,
-            ),
+            *self._codes(events),
             events.signals,
             self.signal,
             self.read_out,
-            ends.shape[1],
+            None if n_ends == 1 else _owners(ends),
+            ends.flatten(),
         )
-        hidden: tuple[Tensor, Tensor] = self.encoder(tokens, read_outs, ends, events.day)
+        read_outs = assembled.read_outs.view(n_users, n_ends, -1)
+        hidden: tuple[Tensor, Tensor] = self.encoder(assembled.tokens, read_outs, ends, events.day)
         return hidden
 
-    def encode(self, rows: Tensor, events: Events, ends: Tensor) -> tuple[Tensor, Tensor]:
+    def _codes(self, events: Events) -> tuple[Tensor, Tensor]:
+        """The small tables, one below the other, and the rows [B, L, 6] of each event."""
+        position = torch.arange(events.hour.shape[1], device=events.hour.device)
+        parts = (
+            (self.hour, events.hour),
+            (self.weekday, events.weekday),
+            (self.week, events.week),
+            (self.event_type, events.event_type),
+            (self.recency, events.recency),
+            (self.position, position.expand_as(events.hour)),
+        )
+        codes, first = [], 0
+        for table, code in parts:
+            codes.append(code + first)
+            first += len(table)
+        return torch.cat([table for table, _ in parts]), torch.stack(codes, dim=-1)
+
+    def encode(
+        self, rows: Tensor, events: Events, ends: Tensor, index: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """h_next and h_gen, [B, R, d_serve] each; arguments as in `hidden`."""
-        last, read_out = self.hidden(rows, events, ends)
+        last, read_out = self.hidden(rows, events, ends, index)
         return self.head_next(last), self.head_general(read_out)
 
     def context(
@@ -125,3 +143,9 @@ class Stars(nn.Module):
         tables = ((self.hour, hour), (self.weekday, weekday), (self.week, week))
         time = torch.stack([F.embedding(index, table) for table, index in tables]).sum(dim=0)
         return torch.cat([time, torch.log1p(gap_days)[:, None], signals], 1) @ self.context_weight
+
+
+def _owners(ends: Tensor) -> Tensor:
+    """[B * R] int64, the sequence of each of the flattened ends [B, R]."""
+    sequence = torch.arange(ends.shape[0], device=ends.device)
+    return sequence[:, None].expand_as(ends).flatten()

@@ -42,7 +42,7 @@ class Objective(nn.Module):
         model, config = self.model, self._config
         rows = model.items.rows(batch.item)  # [n, d_model]
         items = model.items.candidates(rows)  # [n, d_serve]
-        last, read_out = model.hidden(F.embedding(batch.sequence, rows), batch.events, batch.ends)
+        last, read_out = model.hidden(rows, batch.events, batch.ends, batch.sequence)
         last = last.flatten(0, 1).index_select(0, batch.position)  # [P, d_model]
         read_out = read_out.flatten(0, 1).index_select(0, batch.position)
         delta = model.context(batch.hour, batch.weekday, batch.week, batch.gap_days, batch.signals)

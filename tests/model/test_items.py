@@ -8,6 +8,7 @@ from torch import Tensor
 
 from engine.model.build import build_model, model_data
 from engine.model.items import ItemEncoder
+from engine.ops import pack_tags
 from engine.retrieval.exact import ExactIndex
 from tests.shop import WordEmbedder
 from tests.tiny import tiny_config, tiny_shop, trained_like
@@ -88,8 +89,7 @@ def new_item(encoder: ItemEncoder, text: str, tags: list[int]) -> Tensor:
         row = encoder.project_rows(
             reduced,
             torch.zeros_like(reduced),
-            torch.tensor(tags, dtype=torch.int64),
-            torch.tensor([0]),
+            pack_tags(torch.tensor(tags), torch.tensor([0, len(tags)]), len(shop.meta.tags)),
         )
         return encoder.candidates(row)[0]
 
@@ -104,8 +104,7 @@ def test_a_cold_item_has_the_vector_of_its_text_and_tags() -> None:
     row = encoder.project_rows(
         encoder.reduce(torch.from_numpy(shop.text_rows[shop.item_text[5]][None])),
         torch.zeros(1, encoder.delta.shape[1]),
-        torch.tensor(tags),
-        torch.tensor([0]),
+        pack_tags(torch.tensor(tags), torch.tensor([0, len(tags)]), len(shop.meta.tags)),
     )
     torch.testing.assert_close(encoder.candidates(row)[0], known)
 
