@@ -12,7 +12,7 @@ from . import _triton
 
 MAX_DIMENSION = 128  # above it, tiles of 64 rows no longer fit the registers of a block
 TILE = 64  # shared items of a tile: bits of a word; the kernels' BLOCK_S
-GROUPS = 16  # partial sums of a row over the shared items, at the most
+GROUPS = 32  # partial sums of a row over the shared items, at the most
 FULL_CARD = 192  # blocks; above the multiprocessors of every card in kernels/cards.py
 WORD_BYTES = 64 << 20  # words of listed items that live at once
 ENTRIES = 1 << 22  # own candidates that are sorted at once
@@ -33,13 +33,13 @@ class Config:
 CATALOGUE = 4096
 SHARED_LOGSUMEXP = {"sampled": Config(64, 4, 3), "catalogue": Config(128, 8, 3)}
 SHARED_HIDDEN = {"sampled": Config(64, 8, 2), "catalogue": Config(128, 8, 2)}
-SHARED_ITEMS = Config(64, 8, 2)
+SHARED_ITEMS = Config(32, 4, 2)  # 64 positions spill at 64 dimensions
 # Warps by candidates of a block: the smallest block that holds a row's, else the largest.
 MARK_LISTED = {32: 4, 64: 8, 128: 16}
 OWN_SOFTMAX = {32: 4, 64: 8}
 OWN_BACKWARD = {32: 4}
 ENTRY_BLOCK, ENTRY_WARPS = 32, 4
-ITEM_BLOCK, ITEM_WARPS = 16, 4
+ITEM_BLOCK, ITEM_WARPS = 8, 4
 
 
 @dataclass(frozen=True)
@@ -113,11 +113,11 @@ def forward(x: Inputs) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     shared = Shared.of(x)
     group_tiles = _ceil(_ceil(n_shared, TILE), GROUPS)
     n_groups = _ceil(n_shared, TILE * group_tiles) if n_shared else 0
-    outputs = tuple(_real(x.hidden, n_positions) for _ in range(5))
+    outputs = tuple(_empty(x.hidden, n_positions) for _ in range(5))
     block = _block(OWN_SOFTMAX, n_candidates)
     for rows in _chunks(n_positions, WORD_BYTES // max(8 * _ceil(n_shared, TILE), 1)):
         count = rows.stop - rows.start
-        parts = _real(x.hidden, count, n_groups)
+        parts = _empty(x.hidden, count, n_groups)
         if n_shared:
             _shared_logsumexp(x, shared, rows, parts, group_tiles)
         names = ("loss", "negative_loss", "logsumexp", "weight_sum", "negative_count")
@@ -150,7 +150,8 @@ def backward(
     """
     n_positions, n_candidates, n_shared = x.sizes
     shared = Shared.of(x)
-    d_hidden, d_offset = torch.empty_like(x.hidden), torch.empty_like(x.offset)
+    d_hidden = _empty(x.hidden, *x.hidden.shape, dtype=x.hidden.dtype)
+    d_offset = _empty(x.hidden, *x.offset.shape)
     total: Tensor | None = None
     d_rows: Tensor | None = None
     size = min(ENTRIES // max(n_candidates, 1), WORD_BYTES // max(8 * _ceil(n_shared, TILE), 1))
@@ -227,11 +228,11 @@ def _shared_hidden(
     """[splits, rows, D] fp32: Σ_s softmax(p, s) c_s over splits of the shared items."""
     count, n_shared = rows.stop - rows.start, len(shared.rows)
     if words is None:
-        return _real(x.hidden, 0, count, x.hidden.shape[1])
+        return _empty(x.hidden, 0, count, x.hidden.shape[1])
     config = SHARED_HIDDEN["catalogue" if n_shared >= CATALOGUE else "sampled"]
     blocks, tiles = _ceil(count, config.block_p), _ceil(n_shared, TILE)
     split_tiles = _ceil(tiles, min(_ceil(FULL_CARD, blocks), tiles))
-    parts = _real(x.hidden, _ceil(tiles, split_tiles), count, x.hidden.shape[1])
+    parts = _empty(x.hidden, _ceil(tiles, split_tiles), count, x.hidden.shape[1])
     launch(
         _triton.shared_hidden,
         (blocks, len(parts)),
@@ -296,11 +297,11 @@ def _shared_items(
     """[splits, S, D] fp32: gradients of the shared items' rows, on top of `before`."""
     count, n_shared = rows.stop - rows.start, len(shared.rows)
     if words is None:
-        return _real(x.hidden, 0, n_shared, x.hidden.shape[1])
+        return _empty(x.hidden, 0, n_shared, x.hidden.shape[1])
     tiles, blocks = _ceil(n_shared, TILE), _ceil(count, SHARED_ITEMS.block_p)
     if before is None:
         split_blocks = _ceil(blocks, min(_ceil(FULL_CARD, tiles), blocks))
-        parts = _real(x.hidden, _ceil(blocks, split_blocks), n_shared, x.hidden.shape[1])
+        parts = _empty(x.hidden, _ceil(blocks, split_blocks), n_shared, x.hidden.shape[1])
     else:
         parts = before
         split_blocks = _ceil(blocks, len(parts))
@@ -345,7 +346,7 @@ def _items(
     n_pieces = len(ids) // PIECE + min(n_items, len(ids))  # at most, whatever the data
     numbers = torch.arange(n_pieces, dtype=torch.int32, device=ids.device)
     piece_items = torch.searchsorted(piece_starts[1:], numbers, right=True, out_int32=True)
-    parts = _real(x.hidden, n_pieces, d)
+    parts = _empty(x.hidden, n_pieces, d)
     launch(
         _triton.own_items,
         (n_pieces,),
@@ -364,14 +365,14 @@ def _items(
         num_warps=ENTRY_WARPS,
         num_stages=1,
     )
-    out = torch.empty_like(x.items, dtype=x.items.dtype if last else torch.float32)
+    out = _empty(x.hidden, n_items, d, dtype=x.items.dtype if last else torch.float32)
     launch(
         _triton.sum_items,
         (_ceil(n_items, ITEM_BLOCK),),
         {
             "parts_ptr": parts,
             "piece_starts_ptr": piece_starts,
-            "shared_parts_ptr": _real(x.hidden, 0) if d_rows is None else d_rows,
+            "shared_parts_ptr": _empty(x.hidden, 0) if d_rows is None else d_rows,
             "column_ptr": shared.column,
             "before_ptr": before,
             "n_items": n_items,
@@ -413,8 +414,8 @@ def _chunks(n_positions: int, size: int) -> Iterator[slice]:
         yield slice(start, min(start + size, n_positions))
 
 
-def _real(like: Tensor, *shape: int) -> Tensor:
-    return torch.empty(shape, dtype=torch.float32, device=like.device)
+def _empty(like: Tensor, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.empty(shape, dtype=dtype, device=like.device)
 
 
 def _ceil(value: int, by: int) -> int:
