@@ -1,7 +1,9 @@
 """The operators that the model is written in; the only module that imports `kernels`."""
 
+import torch
+
 import kernels
-from engine.errors import BackendUnavailable
+from engine.errors import BackendUnavailable, ConfigError
 
 # PyPI has an unrelated package of this name; a foreign one would fail far from its cause.
 if getattr(kernels, "OWNER", None) != "stars-engine":
@@ -10,17 +12,40 @@ if getattr(kernels, "OWNER", None) != "stars-engine":
         "uninstall the foreign package or put this project first on the path"
     )
 
+from kernels import backend, layers
 from kernels.attention import attention
 from kernels.candidate_softmax import CandidateLoss, candidate_softmax
+from kernels.launch import Launch
+from kernels.layers import Layer, Output, Start, three
+from kernels.plugin import ContractError, Plugin
+from kernels.score_topk import TopK, score_topk
 from kernels.token_assembly import Tags, pack_tags, tag_sums, token_assembly, unfolded_rows
 
 __all__ = [
     "CandidateLoss",
+    "ContractError",
+    "Launch",
+    "Layer",
+    "Output",
+    "Plugin",
+    "Start",
     "Tags",
+    "TopK",
     "attention",
     "candidate_softmax",
+    "layers",
     "pack_tags",
+    "score_topk",
     "tag_sums",
+    "three",
     "token_assembly",
     "unfolded_rows",
 ]
+
+try:
+    # What the environment asks of every operator fails here, not in the middle of a training.
+    backend.choose("kernels", "auto", torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+except backend.BackendUnavailable as error:
+    raise BackendUnavailable(str(error)) from None
+except ValueError as error:
+    raise ConfigError(str(error)) from None

@@ -109,7 +109,7 @@ def assemble(
         "n_tokens": n_tokens,
         "n_read_outs": n_read_outs,
         "n_sequences": b,
-        "n_search": max(b - 1, 0).bit_length(),
+        "n_search": 0 if offsets is None else max(b - 1, 0).bit_length(),
         "stride_sequence": 0 if offsets is not None else codes.shape[1] + 1,
         "tokens_ptr": tokens,
         "read_outs_ptr": read_outs,

@@ -1,0 +1,103 @@
+"""The serving kernels, compiled and handed to TensorRT's plugin layer, at the paper's shapes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.compile import tensorrt_stand_in as stand_in
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = """
+import dataclasses, json, sys
+from engine.compile.bridge import register
+from engine.ops import layers
+from tests.compile import tensorrt_stand_in as stand_in
+from tests.compile.tensorrt_stand_in import ITensor
+
+SM = 90
+DTYPES = {"float16": "HALF", "float32": "FLOAT", "int32": "INT32", "int64": "INT64"}
+token = layers.token_assembly(
+    [(1, 200), (8, 200)], SM,
+    n_items=100_000, d_model=768, n_table=305, n_codes=6, n_signals=4,
+)
+attention = layers.pooled_attention([(1, 201), (8, 201)], SM, heads=8, head_dim=96)
+scan, merge = layers.score_topk([1, 8], SM, n_items=100_000, dim=128, k=100)
+half, index = "HALF", "INT32"
+calls = {
+    token: [
+        ITensor((100_000, 768), half), ITensor((-1, 200), index), ITensor((-1, 768), half),
+        ITensor((305, 768), half), ITensor((-1, 200, 6), index), ITensor((-1, 200, 4), half),
+        ITensor((4, 768), half), ITensor((768,), half), ITensor((-1,), index),
+    ],
+    attention: [
+        ITensor((-1, 2, 8, 96), half), *[ITensor((-1, 201, 8, 96), half)] * 2,
+        ITensor((-1, 2), index),
+    ],
+    scan: [
+        ITensor((-1, 128), half), ITensor((100_000, 128), half), ITensor((100_000,), "FLOAT"),
+        ITensor((-1, 3125), index),
+    ],
+}
+calls[merge] = [*calls[scan], ITensor((-1, 176, 16), "INT64")]
+result = {}
+with stand_in.tensorrt_plugin() as trtp:
+    for layer, tensors in calls.items():
+        plugin_id = register(trtp, DTYPES, layer)
+        for batch in (1, 8):
+            at = [tuple(batch if size < 0 else size for size in t.shape) for t in tensors]
+            started = dataclasses.asdict(stand_in.add_plugin(trtp, plugin_id, tensors, at))
+            started["ptx"] = started["ptx"] == layer.plugin.ptx.encode()
+            result[f"{layer.name} {batch}"] = started
+print(json.dumps(result))
+"""
+
+
+@pytest.fixture(scope="module")
+def started() -> dict[str, Any]:
+    if not stand_in.available():
+        pytest.skip("the bindings wheel of TensorRT is not installed: its plugin layer was not run")
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    result = subprocess.run(
+        [sys.executable, "-c", SCRIPT], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    found: dict[str, Any] = json.loads(result.stdout)
+    return found
+
+
+@pytest.mark.parametrize("batch", [1, 8])
+def test_token_assembly_as_a_layer(started: dict[str, Any], batch: int) -> None:
+    layer = started[f"token_assembly {batch}"]
+    assert layer["ptx"]
+    assert layer["outputs"] == [[batch, 201, 768], [batch, 768], [batch]]
+    assert layer["output_types"] == ["HALF", "HALF", "INT32"]
+    tokens = batch * 201
+    assert layer["extra"] == [tokens, batch, batch, 0, 201]
+    assert layer["grid"] == [-(-tokens // 4) + -(-batch // 4), 1, 1]
+    assert layer["shared_bytes"] <= 48 * 1024
+
+
+@pytest.mark.parametrize("batch", [1, 8])
+def test_pooled_attention_as_a_layer(started: dict[str, Any], batch: int) -> None:
+    layer = started[f"pooled_attention {batch}"]
+    assert layer["ptx"]
+    assert layer["outputs"] == [[batch, 2, 8, 96]]
+    assert layer["grid"] == [batch, 8, 1]
+    assert layer["shared_bytes"] <= 48 * 1024
+
+
+@pytest.mark.parametrize("batch", [1, 8])
+def test_score_topk_as_two_chained_layers(started: dict[str, Any], batch: int) -> None:
+    scan, merge = started[f"score_topk_scan {batch}"], started[f"score_topk_merge {batch}"]
+    assert scan["outputs"] == [[batch, 176, 16]], "what the second layer takes"
+    assert merge["outputs"] == [[batch, 100], [batch, 100]]
+    assert merge["output_types"] == ["FLOAT", "INT64"]
+    assert scan["grid"] == [1, 176, 1]
+    assert merge["grid"] == [batch, 1, 1]
+    assert scan["extra"] == [batch, 100_000, 3125, 176]
+    assert max(scan["shared_bytes"], merge["shared_bytes"]) <= 48 * 1024
