@@ -129,7 +129,7 @@ def scan(
 
     Each of the tile's TILE columns keeps the LEVELS best of the items that pass it, so nothing is
     sorted until the chunk ends. The chunk's list [KEEP] falls (in odd chunks it rises); its lowest
-    place is the bound instead: no item of the chunk that is not listed has a higher key.
+    place is the bound instead: the items listed are those of the chunk whose key is not below it.
     """
     o_q = tl.program_id(0) * BLOCK_Q + tl.arange(0, BLOCK_Q)
     i_chunk = tl.program_id(1)
@@ -170,10 +170,12 @@ def scan(
         b_all = tl.permute(b_all, 0, 2, 3, 1)
     i_down = (i_chunk & 1) ^ 1  # the merge wants every other chunk's list rising
     b_list = _best(tl.reshape(b_all, [BLOCK_Q, LEVELS * TILE]), 1, KEEP, i_down)
-    b_bound = tl.maximum(b_bound, tl.min(b_list, axis=1))
+    # One above the last of a full list: that place is the bound's.
+    b_last = tl.min(b_list, axis=1)
+    b_bound = tl.maximum(b_bound, tl.where(b_last == MISSING, MISSING, b_last + 1))[:, None]
+    b_list = tl.where(b_list < b_bound, MISSING, b_list)
     o_k = tl.arange(0, KEEP)
-    m_bound = o_k == (KEEP - 1) * i_down
-    b_list = tl.where(m_bound[None, :], b_bound[:, None], b_list)
+    b_list = tl.where(o_k[None, :] == (KEEP - 1) * i_down, b_bound, b_list)
     o_list = o_q.to(tl.int64) * n_chunks + i_chunk
     tl.store(lists_ptr + o_list[:, None] * KEEP + o_k[None, :], b_list, mask=m_q[:, None])
 
@@ -213,12 +215,12 @@ def merge(
     o_l = tl.arange(0, LISTS * KEEP)[None, :]
     b_lists = tl.load(p_lists + o_l, mask=o_l < n_chunks * KEEP, other=MISSING)  # [1, LISTS * KEEP]
     m_bound = o_l % KEEP == (KEEP - 1) * ((o_l // KEEP & 1) ^ 1)
+    b_bounds = tl.where(m_bound, b_lists, MISSING)
+    b_bounds = tl.max(tl.reshape(b_bounds, [LISTS, KEEP]), axis=1)  # [LISTS]
     b_best = _best(tl.where(m_bound, MISSING, b_lists), KEEP, K, 1)  # [1, K]
     o_k = tl.arange(0, K)[None, :]
     i_kth = tl.max(tl.where(o_k == k - 1, b_best, MISSING))
 
-    b_bounds = tl.where(m_bound, b_lists, MISSING)
-    b_bounds = tl.max(tl.reshape(b_bounds, [LISTS, KEEP]), axis=1)  # [LISTS]
     if tl.max(b_bounds) > i_kth:
         o_row = tl.arange(0, 16)  # the least rows of a tensor core; only the first is a query
         o_d = tl.arange(0, BLOCK_D)
@@ -230,10 +232,8 @@ def merge(
         )  # [16, BLOCK_D]
         p_mask = mask_ptr + i_q * n_words + o_row[:, None] * 0 if HAS_MASK else None
         for i_chunk in range(n_chunks):
-            if tl.max(tl.where(tl.arange(0, LISTS) == i_chunk, b_bounds, MISSING)) > i_kth:
-                # What this chunk listed comes again below.
-                i_word = ((b_best & LAST_INDEX) ^ LAST_INDEX) // WORD
-                b_best = _best(tl.where(i_word % n_chunks == i_chunk, MISSING, b_best), 1, K, 1)
+            i_bound = tl.max(tl.where(tl.arange(0, LISTS) == i_chunk, b_bounds, MISSING))
+            if i_bound > i_kth:
                 n_tiles = tl.cdiv(tl.cdiv(n_words - i_chunk, n_chunks), TILE // WORD)
                 for i_tile in range(n_tiles):
                     b_key = _tile_keys(
@@ -241,9 +241,10 @@ def merge(
                         D, BLOCK_D, TILE, HAS_MASK,
                     )  # fmt: skip
                     b_row = tl.max(b_key, axis=0)[None, :]  # [1, TILE]
-                    if tl.max(b_row) >= i_kth:
+                    b_row = tl.where(b_row < i_bound, b_row, MISSING)  # the others are listed
+                    if tl.max(b_row) > i_kth:
                         b_best = _insert(b_best, b_row, K, TILE)
-                i_kth = tl.max(tl.where(o_k == k - 1, b_best, MISSING))
+                        i_kth = tl.max(tl.where(o_k == k - 1, b_best, MISSING))
 
     m_found = b_best != MISSING
     i_order = (b_best >> 32).to(tl.int32)

@@ -276,9 +276,9 @@ PLANTS = [
     ("mask bit", "tl.arange(0, WORD)[None", "(31 - tl.arange(0, WORD))[None"),
     ("tie order", "(o_n ^ LAST_INDEX).to", "(o_n ^ LAST_INDEX ^ 1).to"),
     ("column's bound", "b_bound = tl.max(b_best3, axis=1)", "b_bound = tl.min(b_best3, axis=1)"),
-    ("list's bound", "tl.maximum(b_bound, tl.min(b_list, axis=1))", "b_bound"),
+    ("list's bound", "b_last == MISSING", "b_last == b_last"),
     ("proof", "if tl.max(b_bounds) > i_kth:", "if tl.max(b_bounds) < MISSING:"),
-    ("listed twice", "tl.where(i_word % n_chunks == i_chunk, MISSING, b_best)", "b_best"),
+    ("listed twice", "tl.where(b_row < i_bound, b_row, MISSING)", "b_row"),
 ]
 
 
