@@ -109,7 +109,7 @@ def cases() -> list[Case]:
         _step("sampled", Shape(704, 64, 1024, 1376, 128), 2.1),
         _step("sampled", Shape(704, 32, 1024, 1376, 64), 3.4),
         # Every block of positions reads the catalogue again.
-        _step("catalogue", Shape(704, 16, 4096, 4096, 128), 7.5),
+        _step("catalogue", Shape(704, 16, 4096, 4096, 128), 8.0),
     ]
 
 
