@@ -158,3 +158,17 @@ def cut_of(dataset: Dataset, share: float) -> int:
         return at
     clock = Clock(dataset.meta.timezone)
     return clock.start_of_day(int(clock.day(np.array([at]))[0]))
+
+
+def encoded(model: Stars, inputs: dict[str, NDArray]) -> tuple[NDArray, NDArray]:
+    """h_next and h_gen of the model itself, as every runtime must give them."""
+    rows, events = events_of(inputs)
+    with torch.no_grad():
+        h_next, h_gen = model.encode(rows, events, torch.from_numpy(inputs["length"])[:, None])
+    return h_next[:, 0].numpy(), h_gen[:, 0].numpy()
+
+
+def cosine(ours: NDArray, theirs: NDArray) -> float:
+    """The smallest cosine of two rows."""
+    lengths = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
+    return float(((ours * theirs).sum(axis=1) / lengths).min())

@@ -1,89 +1,63 @@
-"""Exports the encoder to ONNX: one graph that every runtime reads."""
+"""Exports the encoder to ONNX: one graph that every runtime reads, with its dtypes inside."""
 
+import ast
 import logging
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import onnx
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from engine.model.stars import Events, Stars
+from engine.model.stars import Stars
+from engine.runtime.inputs import FLOATS, OUTPUTS, USER_INPUTS
 
-INPUTS = (
-    "rows",
-    "event_type",
-    "hour",
-    "weekday",
-    "week",
-    "day",
-    "recency",
-    "signals",
-    "length",
-    "user_categorical",
-    "user_numeric",
-    "user_known",
-)
-OUTPUTS = ("h_next", "h_gen")
-OPSET = 18
+from .graph import DTYPES, EncodeGraph, PlainGraph, Precision
+
+OPSET = 20  # the first with half types in QuantizeLinear is 19; TensorRT 10.12 reads up to 22
+_SCOPES = "pkg.torch.onnx.name_scopes"
 
 
-class EncodeGraph(nn.Module):
-    """Both vectors of each user's window: h_next at the last item, h_gen at the one read-out."""
-
-    def __init__(self, model: Stars) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(
-        self,
-        rows: Tensor,
-        event_type: Tensor,
-        hour: Tensor,
-        weekday: Tensor,
-        week: Tensor,
-        day: Tensor,
-        recency: Tensor,
-        signals: Tensor,
-        length: Tensor,
-        user_categorical: Tensor,
-        user_numeric: Tensor,
-        user_known: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        """h_next, h_gen [B, d_serve] of rows [B, L, d_model], fields [B, L], length [B]."""
-        events = Events(
-            event_type, hour, weekday, week, day, recency, signals,
-            user_categorical, user_numeric, user_known,
-        )  # fmt: skip
-        h_next, h_gen = self.model.encode(rows, events, length[:, None])
-        return h_next[:, 0], h_gen[:, 0]
-
-
-def export_encoder(model: Stars, path: Path) -> None:
+def export_encoder(
+    model: Stars,
+    path: Path,
+    precision: Precision = "fp32",
+    form: Literal["graph", "pooled", "plain"] = "graph",
+) -> None:
     """Writes the `encode` graph with dynamic batch and length, and checks it.
 
     Args:
         model: trained model, on the CPU.
         path: the .onnx file.
+        precision: dtype of the weights and products; `graph` says what stays fp32. int8 is made of
+            such a graph by `engine.compile.quantize`.
+        form: `graph` is what is served. `pooled` and `plain` are the model as it is written, with
+            the last layer pooled or full: rivals to measure against, fp32 alone.
+    Raises:
+        ValueError: another form than `graph` in another precision than fp32.
     """
+    if form != "graph" and precision != "fp32":
+        raise ValueError(f"export_encoder: form {form}: expected precision fp32, got {precision}")
     model.eval()
-    batch, length = 2, 5
-    example = _example(model, batch, length)
-    b, n = torch.export.Dim("batch"), torch.export.Dim("length", max=model.config.window)
-    by_event = {0: b, 1: n}
-    shapes = {
-        name: {0: b} if name in ("length", *OUTPUTS) or name.startswith("user_") else by_event
-        for name in INPUTS
-    }
-    with _without_noise():
+    module = (
+        EncodeGraph(model, precision)
+        if form == "graph"
+        else PlainGraph(model, full=form == "plain")
+    )
+    batch, length = torch.export.Dim("batch"), torch.export.Dim("length", max=model.config.window)
+    by_user, by_event = {0: batch}, {0: batch, 1: length}
+    shapes = tuple(by_user if name in USER_INPUTS else by_event for name in module.inputs)
+    with _without_noise(), torch.no_grad():
         program = torch.onnx.export(
-            EncodeGraph(model).eval(),
-            tuple(example[name] for name in INPUTS),
+            module.eval(),
+            _example(model, module.inputs, DTYPES[precision]),
             dynamo=True,
-            dynamic_shapes=shapes,
-            input_names=list(INPUTS),
+            dynamic_shapes=(shapes,),
+            input_names=list(module.inputs),
             output_names=list(OUTPUTS),
             opset_version=OPSET,
             verbose=False,
@@ -91,7 +65,33 @@ def export_encoder(model: Stars, path: Path) -> None:
     assert program is not None
     program.save(str(path))
     graph = onnx.load(str(path))
+    name_nodes(graph)
+    check(graph)
+    onnx.save(graph, str(path))
+
+
+def check(graph: onnx.ModelProto) -> None:
+    """The ONNX checker with shape and type inference, strict. Raises what onnx raises."""
     onnx.checker.check_model(graph, full_check=True)
+    onnx.shape_inference.infer_shapes(graph, check_type=True, strict_mode=True, data_prop=True)
+
+
+def name_nodes(graph: onnx.ModelProto) -> None:
+    """Names each node `module/Op` or `module/Op_1`: what compilers show, and calibration keys."""
+    seen: Counter[str] = Counter()
+    for node in graph.graph.node:
+        scopes = {entry.key: entry.value for entry in node.metadata_props}.get(_SCOPES, "[]")
+        modules = [name for name in ast.literal_eval(scopes)[:-1] if not name.startswith("_")]
+        place = (modules[-1] if modules else "") or "encode"
+        base = f"{place}/{node.op_type}"
+        node.name = base if not seen[base] else f"{base}_{seen[base]}"
+        seen[base] += 1
+    # What the exporter says of itself (stack traces, paths) is no part of the artifact.
+    for value in (*graph.graph.node, *graph.graph.value_info, graph.graph):
+        del value.metadata_props[:]
+    del graph.metadata_props[:]
+    # Shapes are inferred again where they are needed; the exporter's miss folded transposes.
+    del graph.graph.value_info[:]
 
 
 @contextmanager
@@ -109,16 +109,19 @@ def _without_noise() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _example(model: Stars, batch: int, length: int) -> dict[str, Tensor]:
+def _example(model: Stars, names: tuple[str, ...], dtype: torch.dtype) -> tuple[Tensor, ...]:
     """Inputs of a small batch, for tracing."""
-    ids = torch.zeros(batch, length, dtype=torch.int64)
-    n_numeric, n_signals = model.n_user_numeric, model.signal.shape[0]
-    return {
-        "rows": torch.zeros(batch, length, model.config.d_model),
-        **{name: ids.clone() for name in INPUTS[1:7]},
-        "signals": torch.zeros(batch, length, n_signals),
-        "length": torch.tensor([length, length - 1]),
-        "user_categorical": torch.zeros(batch, len(model.user.tables), dtype=torch.int64),
-        "user_numeric": torch.zeros(batch, n_numeric),
-        "user_known": torch.zeros(batch, n_numeric),
+    batch, length = 2, 5
+    widths = {
+        "rows": (length, model.config.d_model),
+        "signals": (length, model.signal.shape[0]),
+        "length": (),
+        "user_categorical": (len(model.user.tables),),
+        "user_numeric": (model.n_user_numeric,),
+        "user_known": (model.n_user_numeric,),
     }
+    dtypes = dict.fromkeys(FLOATS, torch.float32) | {"rows": dtype}
+    return tuple(
+        torch.ones(batch, *widths.get(name, (length,)), dtype=dtypes.get(name, torch.int32))
+        for name in names
+    )

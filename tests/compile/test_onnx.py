@@ -3,24 +3,38 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
 import torch
+from onnx import TensorProto
 
-from engine.compile.onnx import INPUTS, OUTPUTS, EncodeGraph, export_encoder
+from engine.compile.graph import EncodeGraph, graph_inputs
+from engine.compile.onnx import check, export_encoder
 from engine.model.build import build_model, model_data
 from engine.model.stars import Stars
-from tests.tiny import random_inputs, tiny_config, tiny_shop, trained_like
+from engine.runtime.inputs import INPUTS, OUTPUTS
+from engine.runtime.onnx_cpu import OnnxEncoder
+from tests.tiny import (
+    cosine,
+    encoded,
+    random_inputs,
+    tiny_config,
+    tiny_shop,
+    trained_like,
+)
 
 SHAPES = [(1, 1), (1, 200), (3, 17), (4, 200), (7, 1), (2, 199)]
 WINDOW = 200
 
 
+def tiny_model(**changes: object) -> Stars:
+    torch.manual_seed(0)
+    data = replace(model_data(tiny_shop()), n_event_types=3)
+    return trained_like(Stars(tiny_config(window=WINDOW, hop=50, **changes).model, data))
+
+
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Stars, Path]:
-    config = tiny_config(window=WINDOW, hop=50).model
-    torch.manual_seed(0)
-    model = trained_like(Stars(config, replace(model_data(tiny_shop()), n_event_types=3)))
+    model = tiny_model()
     path = tmp_path_factory.mktemp("graph") / "encode.onnx"
     export_encoder(model, path)
     return model, path
@@ -28,13 +42,10 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Stars, Path]:
 
 def compare(model: Stars, path: Path, batch: int, length: int) -> None:
     inputs = random_inputs(model, batch, length, seed=batch * 1000 + length)
-    session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
-    got = session.run(list(OUTPUTS), inputs)
-    with torch.no_grad():
-        expected = EncodeGraph(model)(*(torch.from_numpy(inputs[name]) for name in INPUTS))
-    for name, ours, theirs in zip(OUTPUTS, got, expected, strict=True):
+    got = OnnxEncoder(path).encode(inputs)
+    for name, ours, theirs in zip(OUTPUTS, got, encoded(model, inputs), strict=True):
         assert ours.shape == (batch, model.config.d_serve)
-        np.testing.assert_allclose(ours, theirs.numpy(), rtol=1e-4, atol=2e-5, err_msg=name)
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=2e-5, err_msg=name)
 
 
 @pytest.mark.parametrize(("batch", "length"), SHAPES)
@@ -42,9 +53,18 @@ def test_the_graph_equals_torch(exported: tuple[Stars, Path], batch: int, length
     compare(*exported, batch, length)
 
 
+def test_every_bucket_of_days_is_the_models(exported: tuple[Stars, Path]) -> None:
+    """Gaps around each power of two, and far apart: one event a gap, days ascending."""
+    model, path = exported
+    gaps = np.array([0, 1, 1, 2, 3, 4, 7, 8, 15, 16, 255, 256, 257, 511, 512, 513, 5000])
+    inputs = random_inputs(model, 1, len(gaps), seed=5) | {"day": np.cumsum(gaps)[None] + 19_000}
+    for ours, theirs in zip(OnnxEncoder(path).encode(inputs), encoded(model, inputs), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=2e-5)
+
+
 def test_batch_and_length_are_dynamic(exported: tuple[Stars, Path]) -> None:
     graph = onnx.load(exported[1]).graph
-    assert tuple(value.name for value in graph.input) == INPUTS
+    assert {value.name for value in graph.input} == set(INPUTS)
     assert tuple(value.name for value in graph.output) == OUTPUTS
     dims = {
         value.name: [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim]
@@ -62,10 +82,10 @@ def test_batch_and_length_are_dynamic(exported: tuple[Stars, Path]) -> None:
 
 def test_no_input_is_ignored(exported: tuple[Stars, Path]) -> None:
     model, path = exported
-    session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
+    encoder = OnnxEncoder(path)
     inputs = random_inputs(model, 4, 30, seed=3)
     inputs["user_known"][:] = 1
-    before = session.run(list(OUTPUTS), inputs)
+    before = encoder.encode(inputs)
     for name in INPUTS:
         value = inputs[name].copy()
         if name == "user_categorical":
@@ -78,9 +98,22 @@ def test_no_input_is_ignored(exported: tuple[Stars, Path]) -> None:
             value = value * 0.5
         else:
             value = (value + 1) % len(getattr(model, name))
-        after = session.run(list(OUTPUTS), inputs | {name: value})
+        after = encoder.encode(inputs | {name: value})
         for output, x, y in zip(OUTPUTS, before, after, strict=True):
             assert not np.allclose(x, y, atol=1e-6), (name, output)
+
+
+def test_what_lies_past_the_end_reaches_nothing(exported: tuple[Stars, Path]) -> None:
+    model, path = exported
+    encoder = OnnxEncoder(path)
+    inputs = random_inputs(model, 4, 30, seed=3)
+    other = {k: v.copy() for k, v in inputs.items()}
+    for b, length in enumerate(inputs["length"]):
+        other["rows"][b, length:] = 1e3
+        other["hour"][b, length:] = 1
+    other["day"][1:, 15:] += 40
+    for x, y in zip(encoder.encode(inputs), encoder.encode(other), strict=True):
+        np.testing.assert_array_equal(x, y)
 
 
 def test_the_folder_holds_the_graph_and_nothing_that_could_run_code(
@@ -88,13 +121,66 @@ def test_the_folder_holds_the_graph_and_nothing_that_could_run_code(
 ) -> None:
     _, path = exported
     assert [p.name for p in path.parent.iterdir()] == ["encode.onnx"]
-    onnx.checker.check_model(onnx.load(path), full_check=True)
-    domains = {node.domain for node in onnx.load(path).graph.node}
-    assert domains <= {"", "ai.onnx"}
+    graph = onnx.load(path)
+    check(graph)
+    assert {node.domain for node in graph.graph.node} <= {"", "ai.onnx"}
+    assert not graph.metadata_props
+    assert not any(node.metadata_props for node in graph.graph.node)
+
+
+def test_nodes_are_named_by_their_module(exported: tuple[Stars, Path]) -> None:
+    names = [node.name for node in onnx.load(exported[1]).graph.node]
+    assert len(set(names)) == len(names)
+    assert {"layers.0.query/MatMul", "layers.1.feed_out/MatMul", "bias/MatMul"} <= set(names)
+
+
+@pytest.mark.parametrize("form", ["plain", "pooled"])
+def test_the_rivals_compute_the_same(tmp_path: Path, form: str) -> None:
+    model = tiny_model(layers=1)
+    export_encoder(model, tmp_path / "encode.onnx", form=form)
+    compare(model, tmp_path / "encode.onnx", 3, 17)
+    with pytest.raises(ValueError, match=f"form {form}: expected precision fp32, got fp16"):
+        export_encoder(model, tmp_path / "encode.onnx", "fp16", form)
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_half_precision_is_in_the_graph(tmp_path: Path, precision: str) -> None:
+    model = tiny_model()
+    path = tmp_path / "encode.onnx"
+    export_encoder(model, path, precision)
+    graph = onnx.load(path)
+    half = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}[precision]
+    inferred = onnx.shape_inference.infer_shapes(graph, strict_mode=True)
+    types = {w.name: w.data_type for w in graph.graph.initializer} | {
+        v.name: v.type.tensor_type.elem_type
+        for v in (*inferred.graph.value_info, *graph.graph.input, *graph.graph.output)
+    }
+    assert types["rows"] == half
+    assert types["signals"] == types["h_next"] == TensorProto.FLOAT
+    by_kind: dict[str, set[int]] = {}
+    for node in graph.graph.node:
+        by_kind.setdefault(node.op_type, set()).add(types[node.output[0]])
+    assert by_kind["MatMul"] == by_kind["Gemm"] == {half}
+    assert by_kind["LayerNormalization"] == by_kind["Softmax"] == {TensorProto.FLOAT}
+    inputs = random_inputs(model, 6, 60, seed=1)
+    with torch.no_grad():
+        graph_module = EncodeGraph(model, precision)
+        typed = {"rows": graph_module.tokens.dtype}
+        got = graph_module(
+            *(
+                torch.from_numpy(inputs[n]).to(
+                    typed.get(n, torch.float32 if inputs[n].dtype == np.float32 else torch.int32)
+                )
+                for n in graph_inputs(model)
+            )
+        )
+    bound = {"fp16": 0.99999, "bf16": 0.999}[precision]
+    for ours, theirs in zip(got, encoded(model, inputs), strict=True):
+        assert cosine(ours.numpy(), theirs) > bound
 
 
 def test_pooling_cls_exports(tmp_path: Path) -> None:
-    config = tiny_config(window=WINDOW, hop=50, layers=1, pooling="cls").model
+    config = tiny_config(window=WINDOW, hop=50, layers=2, pooling="cls").model
     model = trained_like(build_model(config, tiny_shop(), seed=0))
     export_encoder(model, tmp_path / "encode.onnx")
     compare(model, tmp_path / "encode.onnx", 4, 23)
@@ -107,5 +193,7 @@ def test_a_shop_without_profiles_signals_or_time_exports(tmp_path: Path) -> None
     config = tiny_config(window=WINDOW, hop=50, layers=1, day_bias=False).model
     model = trained_like(Stars(config, bare))
     export_encoder(model, tmp_path / "encode.onnx")
+    names = [value.name for value in onnx.load(tmp_path / "encode.onnx").graph.input]
+    assert names == ["rows", "event_type", "hour", "weekday", "week", "recency", "length"]
     for batch, length in [(1, 1), (3, 200)]:
         compare(model, tmp_path / "encode.onnx", batch, length)

@@ -18,21 +18,27 @@ from engine.runtime.onnx_cpu import OnnxEncoder
 D = 3
 
 
-def write_graph(path: Path, outputs: tuple[str, str] = ("h_next", "h_gen")) -> Path:
-    """h_next = the sum of rows over the length, plus scale; h_gen = its negative."""
+def write_graph(
+    path: Path,
+    outputs: tuple[str, str] = ("h_next", "h_gen"),
+    length_type: int = TensorProto.INT32,
+    width: int | str = D,
+) -> Path:
+    """h_next = the sum of rows over the length, plus length; h_gen = its negative."""
     graph = helper.make_graph(
         [
             helper.make_node("ReduceSum", ["rows", "axes"], ["sum"], keepdims=0),
-            helper.make_node("Cast", ["scale"], ["factor"], to=TensorProto.FLOAT),
+            helper.make_node("Cast", ["length"], ["number"], to=TensorProto.FLOAT),
+            helper.make_node("Unsqueeze", ["number", "axes"], ["factor"]),
             helper.make_node("Add", ["sum", "factor"], [outputs[0]]),
             helper.make_node("Neg", [outputs[0]], [outputs[1]]),
         ],
         "encode",
         [
-            helper.make_tensor_value_info("rows", TensorProto.FLOAT, ["B", "L", D]),
-            helper.make_tensor_value_info("scale", TensorProto.INT64, ["B", 1]),
+            helper.make_tensor_value_info("rows", TensorProto.FLOAT, ["B", "L", width]),
+            helper.make_tensor_value_info("length", length_type, ["B"]),
         ],
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["B", D]) for name in outputs],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["B", width]) for name in outputs],
         [helper.make_tensor("axes", TensorProto.INT64, [1], [1])],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
@@ -47,34 +53,50 @@ def encoder(tmp_path: Path) -> OnnxEncoder:
 
 
 def inputs(batch: int, length: int) -> dict[str, NDArray[Any]]:
+    """A whole batch; all that the graph above does not read has width 0 or is left alone."""
     rows = np.arange(batch * length * D, dtype=np.float32).reshape(batch, length, D)
-    return {"rows": rows, "scale": np.arange(batch)[:, None]}
+    fields = ("event_type", "hour", "weekday", "week", "day", "recency")
+    return {
+        "rows": rows,
+        **{name: np.zeros((batch, length), np.int64) for name in fields},
+        "signals": np.zeros((batch, length, 0), np.float32),
+        "length": np.arange(batch),
+        "user_categorical": np.zeros((batch, 0), np.int64),
+        "user_numeric": np.zeros((batch, 0), np.float32),
+        "user_known": np.zeros((batch, 0), np.float32),
+    }
 
 
 @pytest.mark.parametrize(("batch", "length"), [(1, 1), (1, 7), (3, 2), (5, 0), (0, 4)])
 @pytest.mark.parametrize("threads", [1, 2])
-def test_any_batch_and_length(tmp_path: Path, batch: int, length: int, threads: int) -> None:
-    encoder = OnnxEncoder(write_graph(tmp_path / "encode.onnx"), threads)
+@pytest.mark.parametrize("length_type", [TensorProto.INT32, TensorProto.INT64])
+def test_any_batch_and_length(
+    tmp_path: Path, batch: int, length: int, threads: int, length_type: int
+) -> None:
+    path = write_graph(tmp_path / "encode.onnx", length_type=length_type)
+    encoder = OnnxEncoder(path, threads)
     given = inputs(batch, length)
     h_next, h_gen = encoder.encode(given)
     assert h_next.dtype == np.float32
-    np.testing.assert_array_equal(h_next, given["rows"].sum(axis=1) + given["scale"])
+    np.testing.assert_array_equal(h_next, given["rows"].sum(axis=1) + given["length"][:, None])
     np.testing.assert_array_equal(h_gen, -h_next)
 
 
 def test_names(encoder: OnnxEncoder) -> None:
-    with pytest.raises(ValueError, match=r"expected the inputs \['rows', 'scale'\], got \['rows'"):
+    with pytest.raises(ValueError, match=r"expected the inputs \['day', .*, got \['rows'\]"):
         encoder.encode({"rows": inputs(1, 1)["rows"]})
-    with pytest.raises(ValueError, match=r"got \['extra', 'rows', 'scale'\]"):
+    with pytest.raises(ValueError, match=r"got \['day', 'event_type', 'extra', "):
         encoder.encode(inputs(1, 1) | {"extra": np.zeros(1)})
 
 
-def test_dtypes(encoder: OnnxEncoder) -> None:
+def test_kinds_of_numbers(encoder: OnnxEncoder) -> None:
     given = inputs(2, 2)
-    with pytest.raises(ValueError, match="encode rows: expected dtype float32, got float64"):
-        encoder.encode(given | {"rows": given["rows"].astype(np.float64)})
-    with pytest.raises(ValueError, match="encode scale: expected dtype int64, got int32"):
-        encoder.encode(given | {"scale": given["scale"].astype(np.int32)})
+    half = encoder.encode(given | {"rows": given["rows"].astype(np.float16)})
+    np.testing.assert_array_equal(half, encoder.encode(given))
+    with pytest.raises(ValueError, match="encode rows: expected floats, got int64"):
+        encoder.encode(given | {"rows": given["rows"].astype(np.int64)})
+    with pytest.raises(ValueError, match="encode hour: expected integers, got float64"):
+        encoder.encode(given | {"hour": given["hour"].astype(np.float64)})
 
 
 @pytest.mark.parametrize(
@@ -85,13 +107,28 @@ def test_dtypes(encoder: OnnxEncoder) -> None:
             {"rows": np.zeros((2, 4, 5), np.float32)},
             r"rows: expected shape \[2, 4, 3\], got \[2, 4, 5\]",
         ),
-        ({"scale": np.zeros((3, 1), np.int64)}, r"scale: expected shape \[2, 1\], got \[3, 1\]"),
-        ({"scale": np.zeros((2, 1, 1), np.int64)}, r"expected shape \[2, 1\], got \[2, 1, 1\]"),
+        ({"length": np.zeros(3, int)}, r"length: expected shape \[2\], got \[3\]"),
+        ({"hour": np.zeros((2, 3), int)}, r"hour: expected shape \[2, 4\], got \[2, 3\]"),
+        (
+            {"signals": np.zeros((2, 4, 1), np.float32)},
+            r"signals: expected shape \[2, 4, 0\], got \[2, 4, 1\]",
+        ),
     ],
 )
 def test_shapes(encoder: OnnxEncoder, changed: dict[str, NDArray[Any]], text: str) -> None:
     with pytest.raises(ValueError, match=text):
         encoder.encode(inputs(2, 4) | changed)
+
+
+def test_an_input_that_no_batch_holds(tmp_path: Path) -> None:
+    path = write_graph(tmp_path / "encode.onnx", length_type=TensorProto.UINT8)
+    with pytest.raises(BundleError, match=r"onnx: input length: expected .*, got tensor\(uint8\)"):
+        OnnxEncoder(path)
+    path = write_graph(tmp_path / "encode.onnx", width="D")
+    with pytest.raises(
+        BundleError, match=r"onnx: input rows: expected a width, got \['B', 'L', 'D'"
+    ):
+        OnnxEncoder(path)
 
 
 @pytest.mark.parametrize("content", [b"", b"no graph", None], ids=["empty", "junk", "missing"])
