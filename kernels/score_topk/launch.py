@@ -26,26 +26,28 @@ class Config:
         chunks: parts of the catalogue, at most: blocks for each block of queries.
         keep: places of a chunk's list, the last of which bounds the rest.
         levels: items that each column of a tile keeps, 2 or 4.
+        num_warps: of the scan.
     """
 
     block_q: int
     chunks: int
     keep: int
     levels: int
+    num_warps: int
 
 
 # By the most queries and the largest k. The blocks of a class fill 170 multiprocessors, its lists
 # stay below 6 % of the items' bytes; no card has a say in it. README.md: "Configurations".
 CONFIGS = (
-    (16, 16, Config(16, 176, 16, 2)),
-    (16, MAX_K, Config(16, 176, 16, 4)),
-    (32, 16, Config(32, 176, 16, 2)),
-    (32, MAX_K, Config(32, 176, 16, 4)),
-    (64, 16, Config(32, 88, 32, 2)),
-    (64, MAX_K, Config(32, 88, 32, 4)),
-    (None, 16, Config(32, 64, 32, 2)),
-    (None, 128, Config(32, 64, 32, 4)),
-    (None, MAX_K, Config(32, 88, 32, 4)),
+    (16, 16, Config(16, 176, 16, 2, 4)),
+    (16, MAX_K, Config(16, 176, 16, 4, 4)),
+    (32, 16, Config(32, 176, 16, 2, 8)),
+    (32, MAX_K, Config(32, 176, 16, 4, 16)),
+    (64, 16, Config(32, 88, 32, 2, 8)),
+    (64, MAX_K, Config(32, 88, 32, 4, 16)),
+    (None, 16, Config(32, 64, 32, 2, 8)),
+    (None, 128, Config(32, 64, 32, 4, 16)),
+    (None, MAX_K, Config(32, 88, 32, 4, 16)),
 )
 
 
@@ -92,7 +94,7 @@ def score_topk(
         (-(-n_queries // config.block_q), n_chunks),
         {**inputs, "n_queries": n_queries, **sizes, "lists_ptr": lists},
         {**constants, "BLOCK_Q": config.block_q, "LEVELS": config.levels},
-        num_warps=8 if config.block_q == 32 else 4,
+        num_warps=config.num_warps,
         num_stages=2 if wide else 3,
     )
     lists_k = max(_power_of_two(k), TILE)

@@ -67,7 +67,7 @@ def words(bits: Tensor) -> Tensor:
 @contextmanager
 def configured(block_q: int, chunks: int, keep: int, levels: int) -> Iterator[None]:
     """Every call runs in one shape class."""
-    only = Config(block_q, chunks, keep, levels)
+    only = Config(block_q, chunks, keep, levels, 4)
     with patch.object(launch, "choose_config", lambda *_: only):
         yield
 
