@@ -293,8 +293,8 @@ def attention_backward_query(
             i_bucket = _buckets(b_query_day[:, None], b_key_day[None, :], N_BUCKETS)
             b_logit += tl.load(p_bias + i_bucket).to(tl.float32) * LOG2_E
         m_sees = o_n[None, :] < b_cut[:, None]  # [M, N]
-        b_weight = tl.exp2(tl.where(m_sees, b_logit - b_logsumexp[:, None], float("-inf")))
-        b_slope = b_weight * (b_slope - b_delta[:, None])  # of the logits
+        b_weight = tl.exp2(b_logit - b_logsumexp[:, None])
+        b_slope = tl.where(m_sees, b_weight * (b_slope - b_delta[:, None]), 0.0)  # of the logits
         if N_BUCKETS > 0:
             for i in tl.static_range(N_BUCKETS):
                 b_part = tl.sum(tl.where(i_bucket == i, b_slope, 0.0), 1)  # [BLOCK_M]
@@ -351,7 +351,10 @@ def attention_backward_key(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    """Gradients of one block of keys and values, over the queries that see any of them."""
+    """Gradient of one block of keys or of values, over the queries that see any of them.
+
+    The other pointer is None: both sums at once spill, on sm_120 even with 64 dimensions.
+    """
     D: tl.constexpr = D_A + D_B
     SCALE: tl.constexpr = LOG2_E * D**-0.5
     i_head = tl.program_id(1)
@@ -382,24 +385,26 @@ def attention_backward_key(
         m_last = tl.maximum(m_last, tl.max(tl.where(m_sees, o_m + 1, 0), 0))
     b_key_a = _load(p_key, o_n, m_n, stride_kt, 0, D_A)
     b_value_a = _load(p_value, o_n, m_n, stride_vt, 0, D_A)
-    b_grad_key_a = tl.zeros([BLOCK_N, D_A], tl.float32)
-    b_grad_value_a = tl.zeros([BLOCK_N, D_A], tl.float32)
     if D_B > 0:
         b_key_b = _load(p_key, o_n, m_n, stride_kt, D_A, D_B)
         b_value_b = _load(p_value, o_n, m_n, stride_vt, D_A, D_B)
-        b_grad_key_b = tl.zeros([BLOCK_N, D_B], tl.float32)
-        b_grad_value_b = tl.zeros([BLOCK_N, D_B], tl.float32)
+    if grad_key_ptr is not None:
+        b_grad_key_a = tl.zeros([BLOCK_N, D_A], tl.float32)
+        if D_B > 0:
+            b_grad_key_b = tl.zeros([BLOCK_N, D_B], tl.float32)
+    if grad_value_ptr is not None:
+        b_grad_value_a = tl.zeros([BLOCK_N, D_A], tl.float32)
+        if D_B > 0:
+            b_grad_value_b = tl.zeros([BLOCK_N, D_B], tl.float32)
     if N_BUCKETS > 0:
         p_bias = bias_table_ptr + i_head * N_BUCKETS
         b_key_day = tl.load(key_day_ptr + k_start + o_n, mask=m_n, other=0).to(tl.float32)
     for first in range(m_first, m_last, BLOCK_M):
         o_m = first + tl.arange(0, BLOCK_M)
-        m_m = o_m < m_last  # [BLOCK_M]
+        m_m = tl.arange(0, BLOCK_M) < m_last - first  # [BLOCK_M]
         b_cut = tl.load(cut_ptr + q_start + o_m, mask=m_m, other=0).to(tl.int32)
-        b_cut = tl.minimum(b_cut, k_length)
         o_scalar = i_head.to(tl.int64) * n_rows + q_start + o_m  # in the [H, rows] tensors
         b_logsumexp = tl.load(logsumexp_ptr + o_scalar, mask=m_m, other=0.0)
-        b_delta = tl.load(delta_ptr + o_scalar, mask=m_m, other=0.0)
         b_query_a = _load(p_query, o_m, m_m, stride_qt, 0, D_A)
         b_logit = tl.dot(b_key_a, tl.trans(b_query_a), input_precision="ieee")  # [N, M]
         if D_B > 0:
@@ -414,19 +419,27 @@ def attention_backward_key(
         b_weight = tl.exp2(tl.where(m_sees, b_logit - b_logsumexp[None, :], float("-inf")))
         b_half = b_weight.to(grad_out_ptr.dtype.element_ty)  # the tensor cores' type
         b_grad_a = _load(p_grad_out, o_m, m_m, n_heads * D, 0, D_A)
-        b_grad_value_a = tl.dot(b_half, b_grad_a, b_grad_value_a, input_precision="ieee")
-        b_slope = tl.dot(b_value_a, tl.trans(b_grad_a), input_precision="ieee")  # [N, M]
         if D_B > 0:
             b_grad_b = _load(p_grad_out, o_m, m_m, n_heads * D, D_A, D_B)
-            b_grad_value_b = tl.dot(b_half, b_grad_b, b_grad_value_b, input_precision="ieee")
-            b_slope = tl.dot(b_value_b, tl.trans(b_grad_b), b_slope, input_precision="ieee")
-        b_slope = (b_weight * (b_slope - b_delta[None, :])).to(query_ptr.dtype.element_ty)
-        b_grad_key_a = tl.dot(b_slope, b_query_a, b_grad_key_a, input_precision="ieee")
-        if D_B > 0:
-            b_grad_key_b = tl.dot(b_slope, b_query_b, b_grad_key_b, input_precision="ieee")
+        if grad_value_ptr is not None:
+            b_grad_value_a = tl.dot(b_half, b_grad_a, b_grad_value_a, input_precision="ieee")
+            if D_B > 0:
+                b_grad_value_b = tl.dot(b_half, b_grad_b, b_grad_value_b, input_precision="ieee")
+        if grad_key_ptr is not None:
+            b_delta = tl.load(delta_ptr + o_scalar, mask=m_m, other=0.0)
+            b_slope = tl.dot(b_value_a, tl.trans(b_grad_a), input_precision="ieee")  # [N, M]
+            if D_B > 0:
+                b_slope = tl.dot(b_value_b, tl.trans(b_grad_b), b_slope, input_precision="ieee")
+            b_slope = (b_weight * (b_slope - b_delta[None, :])).to(query_ptr.dtype.element_ty)
+            b_grad_key_a = tl.dot(b_slope, b_query_a, b_grad_key_a, input_precision="ieee")
+            if D_B > 0:
+                b_grad_key_b = tl.dot(b_slope, b_query_b, b_grad_key_b, input_precision="ieee")
     o_row = (k_start * n_heads + i_head) * D
-    _store(grad_key_ptr + o_row, o_n, m_n, n_heads * D, b_grad_key_a * D**-0.5, 0, D_A)
-    _store(grad_value_ptr + o_row, o_n, m_n, n_heads * D, b_grad_value_a, 0, D_A)
-    if D_B > 0:
-        _store(grad_key_ptr + o_row, o_n, m_n, n_heads * D, b_grad_key_b * D**-0.5, D_A, D_B)
-        _store(grad_value_ptr + o_row, o_n, m_n, n_heads * D, b_grad_value_b, D_A, D_B)
+    if grad_key_ptr is not None:
+        _store(grad_key_ptr + o_row, o_n, m_n, n_heads * D, b_grad_key_a * D**-0.5, 0, D_A)
+        if D_B > 0:
+            _store(grad_key_ptr + o_row, o_n, m_n, n_heads * D, b_grad_key_b * D**-0.5, D_A, D_B)
+    if grad_value_ptr is not None:
+        _store(grad_value_ptr + o_row, o_n, m_n, n_heads * D, b_grad_value_a, 0, D_A)
+        if D_B > 0:
+            _store(grad_value_ptr + o_row, o_n, m_n, n_heads * D, b_grad_value_b, D_A, D_B)

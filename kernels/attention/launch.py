@@ -27,7 +27,7 @@ FORWARD = {
     None: Config(128, 64, 8, 2),
 }
 BACKWARD_QUERY = Config(64, 32, 4, 2)
-BACKWARD_KEY = Config(64, 32, 4, 2)
+BACKWARD_KEY = Config(32, 64, 4, 2)
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of query, key, value and of the bias table ([0] without one).
 
-    Two launches: queries first, which leave delta behind, then keys and values.
+    Queries come first and leave delta behind for the keys and values.
     """
     query, key, value, table = (
         arguments.query, arguments.key, arguments.value, arguments.bias_table,
@@ -186,17 +186,18 @@ def backward(
         num_warps=BACKWARD_QUERY.num_warps,
         num_stages=BACKWARD_QUERY.num_stages,
     )  # fmt: skip
-    launch(
-        _triton.attention_backward_key,
-        (arguments.key_slots(BACKWARD_KEY.block_n), arguments.heads),
-        {
-            **inputs, "grad_out_ptr": grad_out, "logsumexp_ptr": logsumexp, "delta_ptr": delta,
-            **sizes, "grad_key_ptr": grad_key, "grad_value_ptr": grad_value,
-        },
-        arguments.constants(BACKWARD_KEY),
-        num_warps=BACKWARD_KEY.num_warps,
-        num_stages=BACKWARD_KEY.num_stages,
-    )  # fmt: skip
+    for grads in ({"grad_key_ptr": grad_key}, {"grad_value_ptr": grad_value}):
+        launch(
+            _triton.attention_backward_key,
+            (arguments.key_slots(BACKWARD_KEY.block_n), arguments.heads),
+            {
+                **inputs, "grad_out_ptr": grad_out, "logsumexp_ptr": logsumexp,
+                "delta_ptr": delta, **sizes, "grad_key_ptr": None, "grad_value_ptr": None, **grads,
+            },
+            arguments.constants(BACKWARD_KEY),
+            num_warps=BACKWARD_KEY.num_warps,
+            num_stages=BACKWARD_KEY.num_stages,
+        )  # fmt: skip
     if table is None:
         return grad_query, grad_key, grad_value, delta.new_empty(0)
     # One block after the other, in the order of the grid: the same bits every time.
