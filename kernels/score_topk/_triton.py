@@ -14,16 +14,21 @@ def _log2(n):
 
 
 @triton.jit
-def _rounds(b_cube, i_down, ROUNDS: tl.constexpr):
-    """Bitonic merge along the last ROUNDS axes of [n, 2, ..., 2]: falling where i_down is 1."""
-    OUTER: tl.constexpr = len(b_cube.shape) - ROUNDS
-    for i in tl.static_range(ROUNDS):
+def _rounds(b_row, i_down, RUN: tl.constexpr):
+    """Bitonic merge of each RUN of [n, m], falling where i_down is 1; None: by turns."""
+    for i in tl.static_range(_log2(RUN)):
+        b_pair = tl.reshape(b_row, [b_row.numel * 2**i // RUN, 2, RUN // 2 // 2**i])
         # A pair's sum less one of it is the other, modulo 2^64 too; the interpreter is quick at
         # sums, and slow at the exchange that tl.sort is made of.
-        b_other = tl.sum(b_cube, axis=OUTER + i, keep_dims=True) - b_cube
-        i_side = tl.reshape(tl.arange(0, 2), [1] * (OUTER + i) + [2] + [1] * (ROUNDS - 1 - i))
-        b_cube = tl.where((b_cube > b_other) == (i_down == i_side), b_other, b_cube)
-    return b_cube
+        b_other = tl.sum(b_pair, axis=1, keep_dims=True) - b_pair
+        i_side = tl.arange(0, 2)[None, :, None]
+        if i_down is None:
+            o_pair = tl.arange(0, b_row.numel * 2**i // RUN)
+            m_small = ((o_pair // 2**i & 1) ^ 1)[:, None, None] == i_side
+        else:
+            m_small = i_side == i_down
+        b_row = tl.reshape(tl.where((b_pair > b_other) == m_small, b_other, b_pair), b_row.shape)
+    return b_row
 
 
 @triton.jit
@@ -33,24 +38,16 @@ def _best(b_row, RUN: tl.constexpr, K: tl.constexpr, i_down):
     RUN: length of the runs that already fall, rise, fall and so on along m; 1 where nothing is
     sorted, m / 2 where one bitonic merge is enough. Bitonic top-k (Shanbhag et al., 2018).
     """
-    LOG_M: tl.constexpr = _log2(b_row.shape[1])
-    LOG_K: tl.constexpr = _log2(K)
-    b_cube = tl.reshape(b_row, [b_row.shape[0]] + [2] * LOG_M)
-    for i in tl.static_range(_log2(RUN) + 1, LOG_K + 1):
-        if i < LOG_M:
-            i_side = tl.reshape(tl.arange(0, 2), [1] * (LOG_M - i) + [2] + [1] * i)
-            b_cube = _rounds(b_cube, i_side ^ 1, i)
-        else:
-            b_cube = _rounds(b_cube, i_down, i)
-    for i in tl.static_range(LOG_M - 1, LOG_K - 1, -1):
+    N: tl.constexpr = b_row.shape[0]
+    M: tl.constexpr = b_row.shape[1]
+    for i in tl.static_range(_log2(RUN) + 1, _log2(K) + 1):
+        b_row = _rounds(b_row, None if 2**i < M else i_down, 2**i)
+    for i in tl.static_range(_log2(M) - _log2(K)):
         # A falling run beside a rising one: the larger of each pair are the best of both.
-        b_cube = tl.max(b_cube, axis=i + 1 - LOG_K)
-        if i > LOG_K:
-            i_side = tl.reshape(tl.arange(0, 2), [1] * (i - LOG_K) + [2] + [1] * LOG_K)
-            b_cube = _rounds(b_cube, i_side ^ 1, LOG_K)
-        else:
-            b_cube = _rounds(b_cube, i_down, LOG_K)
-    return tl.reshape(b_cube, [b_row.shape[0], K])
+        b_row = tl.max(tl.reshape(b_row, [N * (M // K >> i + 1), 2, K]), axis=1)
+        b_row = tl.reshape(b_row, [N, M >> i + 1])
+        b_row = _rounds(b_row, None if M >> i + 1 > K else i_down, K)
+    return b_row
 
 
 @triton.jit
@@ -146,6 +143,7 @@ def scan(
     b_best1 = b_best0
     b_best2 = b_best0
     b_best3 = b_best0
+    b_left = b_best0  # the best that no level keeps
     n_tiles = tl.cdiv(tl.cdiv(n_words - i_chunk, n_chunks), TILE // WORD)
     for i_tile in range(n_tiles):
         b_key = _tile_keys(
@@ -159,20 +157,21 @@ def scan(
         if LEVELS == 4:
             b_next = tl.minimum(b_best2, b_key)
             b_best2 = tl.maximum(b_best2, b_key)
+            b_key = tl.minimum(b_best3, b_next)
             b_best3 = tl.maximum(b_best3, b_next)
+        b_left = tl.maximum(b_left, b_key)
 
+    b_left = tl.max(b_left, axis=1)  # [BLOCK_Q]
     if LEVELS == 2:
-        b_bound = tl.max(b_best1, axis=1)  # [BLOCK_Q]
         b_all = tl.permute(tl.join(b_best0, b_best1), 0, 2, 1)
     else:
-        b_bound = tl.max(b_best3, axis=1)
         b_all = tl.join(tl.join(b_best0, b_best1), tl.join(b_best2, b_best3))
         b_all = tl.permute(b_all, 0, 2, 3, 1)
     i_down = (i_chunk & 1) ^ 1  # the merge wants every other chunk's list rising
     b_list = _best(tl.reshape(b_all, [BLOCK_Q, LEVELS * TILE]), 1, KEEP, i_down)
-    # One above the last of a full list: that place is the bound's.
-    b_last = tl.min(b_list, axis=1)
-    b_bound = tl.maximum(b_bound, tl.where(b_last == MISSING, MISSING, b_last + 1))[:, None]
+    # The bound is above all that is left, the list's last too: it takes that one's place.
+    b_left = tl.maximum(b_left, tl.min(b_list, axis=1))
+    b_bound = tl.where(b_left == MISSING, MISSING, b_left + 1)[:, None]
     b_list = tl.where(b_list < b_bound, MISSING, b_list)
     o_k = tl.arange(0, KEEP)
     b_list = tl.where(o_k[None, :] == (KEEP - 1) * i_down, b_bound, b_list)

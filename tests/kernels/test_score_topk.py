@@ -275,8 +275,8 @@ PLANTS = [
     ("last item", "m_n = o_n < n_items", "m_n = o_n < n_items - 1"),
     ("mask bit", "tl.arange(0, WORD)[None", "(31 - tl.arange(0, WORD))[None"),
     ("tie order", "(o_n ^ LAST_INDEX).to", "(o_n ^ LAST_INDEX ^ 1).to"),
-    ("column's bound", "b_bound = tl.max(b_best3, axis=1)", "b_bound = tl.min(b_best3, axis=1)"),
-    ("list's bound", "b_last == MISSING", "b_last == b_last"),
+    ("column's bound", "b_left = tl.max(b_left, axis=1)", "b_left = tl.min(b_left, axis=1)"),
+    ("list's bound", "tl.maximum(b_left, tl.min(b_list, axis=1))", "b_left"),
     ("proof", "if tl.max(b_bounds) > i_kth:", "if tl.max(b_bounds) < MISSING:"),
     ("listed twice", "tl.where(b_row < i_bound, b_row, MISSING)", "b_row"),
 ]
