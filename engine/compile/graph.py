@@ -114,15 +114,20 @@ class Tokens(nn.Module):
 
     def forward(self, given: dict[str, Tensor], read_out: bool) -> Tensor:
         """The tokens of the inputs by name."""
+        rows = self.events(given)
+        rows = rows + self.position[: rows.shape[1]]
+        user = self.user(given, rows.shape[0])
+        ends = [(user + self.read_out)[:, None]] if read_out else []
+        return torch.cat([user[:, None], rows, *ends], dim=1)
+
+    def events(self, given: dict[str, Tensor]) -> Tensor:
+        """[B, L, D] of the events, without their positions."""
         rows = given["rows"]
         if "signals" in given:
             rows = rows + given["signals"].to(self.dtype) @ self.signal
         for name in FIELDS:
             rows = rows + F.embedding(given[name], self.tables[name])
-        rows = rows + self.position[: rows.shape[1]]
-        user = self.user(given, rows.shape[0])
-        ends = [(user + self.read_out)[:, None]] if read_out else []
-        return torch.cat([user[:, None], rows, *ends], dim=1)
+        return rows
 
 
 class User(nn.Module):
@@ -186,29 +191,31 @@ class Bias(nn.Module):
             days: [B, Q] of queries and keys alike; None without a day bias.
         """
         if days is None:
-            return (self._mask(cut, position),) * (len(self.table) // self.heads)
+            return (self.mask(cut, position),) * (len(self.table) // self.heads)
         table = self.table[: -self.heads]
         if not len(table):
             return (cut,)
-        biases = self._product(table, cut, position, days, days)
+        biases = self.product(table, cut, position, days, days)
         return (*torch.split(biases, self.heads, dim=1), cut)
 
     def last(self, cut: Tensor, position: Tensor, days: Tensor | None, rows: Tensor) -> Tensor:
         """[B, H, R, K] of the last layer: queries at `rows` [B, R] alone, `cut` [B, R] theirs."""
         if days is None:
-            return self._mask(cut, position)
+            return self.mask(cut, position)
         table = self.table[-self.heads :]
-        return self._product(table, cut, position, days.gather(1, rows), days)
+        return self.product(table, cut, position, days.gather(1, rows), days)
 
     def _hidden(self, cut: Tensor, position: Tensor) -> Tensor:
         return (position - cut[:, None, :, None] + 1).clamp(0, 1)  # [B, 1, Q, K]
 
-    def _mask(self, cut: Tensor, position: Tensor) -> Tensor:
+    def mask(self, cut: Tensor, position: Tensor) -> Tensor:
+        """[B, 1, Q, K] of layers without a day bias."""
         return self._hidden(cut, position).to(self.dtype) * MASKED
 
-    def _product(
+    def product(
         self, table: Tensor, cut: Tensor, position: Tensor, query_day: Tensor, key_day: Tensor
     ) -> Tensor:
+        """[B, rows of `table`, Q, K] from days [B, Q] of queries and [B, K] of keys."""
         days = (query_day[:, None, :, None] - key_day[:, None, None, :]).clamp(min=0)
         one_hot = (days - self.before).clamp(0, 1) - (days - self.last_day).clamp(0, 1)
         pairs = torch.cat([self._hidden(cut, position), one_hot], dim=1).to(self.dtype)
@@ -237,10 +244,16 @@ class Block(nn.Module):
     def forward(self, states: Tensor, bias: Tensor, rows: Tensor | None = None) -> Tensor:
         """New states [B, Q, D] of all rows, or of `rows` [B, R]; bias [B, H or 1, Q, K]."""
         normed = self.norm_attention(states)
-        key, value = self._split(self.key(normed)), self._split(self.value(normed))
+        key, value = self.key(normed), self.value(normed)
         if rows is not None:
             states, normed = _take(states, rows), _take(normed, rows)
-        query = self._split(self.query(normed))
+        return self.attend(states, normed, key, value, bias)
+
+    def attend(
+        self, states: Tensor, normed: Tensor, key: Tensor, value: Tensor, bias: Tensor
+    ) -> Tensor:
+        """New states [B, Q, D] of queries at `normed` over keys and values [B, K, D]."""
+        query, key, value = self._split(self.query(normed)), self._split(key), self._split(value)
         logits = (query @ key.transpose(2, 3)).float() + bias.float()
         weights = torch.softmax(logits, dim=-1).to(self.dtype)
         states = states + self.out((weights @ value).transpose(1, 2).flatten(2))

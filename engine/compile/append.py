@@ -1,0 +1,112 @@
+"""The append graph: new events of users whose keys and values are kept, and the vectors after them.
+
+Equals the encode graph on the whole window, as long as the window has not hopped (`Stars`, "Mask"):
+nothing that an event's keys and values depend on comes after it. It computes the new events and the
+read-out; the read-out's keys and values are used by nobody and leave no trace.
+
+A window that nothing is kept of goes in whole, with `is_user` set at its first row: then the row
+of that place is the [USER] vector, which stands before all events.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from engine.model.encoder import Layer
+from engine.model.stars import Stars
+
+from .graph import DTYPES, Bias, Block, Norm, Precision, Tokens, _linear, graph_inputs
+
+PAST = ("past_key", "past_value", "past_length", "past_day")
+OUTPUTS = ("h_next", "h_gen", "key", "value")
+_UNSEEN = 1 << 20  # place of a key that no query sees
+
+
+def append_inputs(model: Stars) -> tuple[str, ...]:
+    """Names of the graph's inputs, in order."""
+    names = tuple(name for name in graph_inputs(model) if name != "length")
+    return (*names, "is_user", *(PAST if "day" in names else PAST[:-1]))
+
+
+class AppendGraph(nn.Module):
+    """h_next, h_gen [B, d_serve] fp32 and the new rows' keys and values, [B, layers, n, D].
+
+    Its inputs are the encode graph's over n new rows instead of L events, without `length`, and:
+
+    - is_user [B, n] int32: 1 where the row is the [USER] vector;
+    - past_key, past_value [B, layers, P, D] in the graph's dtype, [USER] first;
+    - past_length [B] int32: rows of them that are filled; the rest is padding;
+    - past_day [B, P] int32, where layers have a day bias; [USER] has the first event's.
+
+    Every user has n new rows. A user's first event follows its [USER] row; a [USER] row alone has
+    no day yet, so it goes in with the first event.
+    """
+
+    def __init__(self, model: Stars, precision: Precision = "fp32") -> None:
+        super().__init__()
+        if model.config.pooling != "causal":
+            raise ValueError(f"append: pooling: expected 'causal', got {model.config.pooling!r}")
+        dtype = DTYPES[precision]
+        self.inputs = append_inputs(model)
+        self.tokens = Tokens(model, dtype)
+        layers = [layer for layer in model.encoder.layers if isinstance(layer, Layer)]
+        self.bias = Bias(layers, dtype)
+        self.layers = nn.ModuleList(Block(layer, dtype) for layer in layers)
+        self.norm = Norm(model.encoder.norm, dtype)
+        self.next = _linear(model.head_next.weight, model.head_next.bias, dtype)
+        self.general = _linear(model.head_general.weight, model.head_general.bias, dtype)
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Both vectors, new keys and new values; `tensors` in the order of `self.inputs`."""
+        given = dict(zip(self.inputs, tensors, strict=True))
+        states = self._states(given)  # [B, n + 1, D], the read-out last
+        n = states.shape[1] - 1
+        past_key, past_value = given["past_key"], given["past_value"]
+        biases = self._biases(given, n)
+        keys, values = [], []
+        for i, block in enumerate(self.layers):
+            assert isinstance(block, Block)
+            normed = block.norm_attention(states)
+            key, value = block.key(normed[:, :n]), block.value(normed[:, :n])
+            keys.append(key)
+            values.append(value)
+            bias = biases[i]
+            if i == len(self.layers) - 1:
+                # Both vectors are read at the last two rows alone.
+                states, normed, bias = states[:, n - 1 :], normed[:, n - 1 :], bias[:, :, n - 1 :]
+            key = torch.cat([past_key[:, i], key], dim=1)
+            value = torch.cat([past_value[:, i], value], dim=1)
+            states = block.attend(states, normed, key, value, bias)
+        states = self.norm(states)
+        h_next, h_gen = self.next(states[:, 0]).float(), self.general(states[:, 1]).float()
+        return h_next, h_gen, torch.stack(keys, dim=1), torch.stack(values, dim=1)
+
+    def _states(self, given: dict[str, Tensor]) -> Tensor:
+        """Tokens of the new rows, and the read-out."""
+        rows = self.tokens.events(given)
+        place = torch.arange(rows.shape[1], dtype=torch.int32)
+        # The first filled row is [USER]: the event after it is at position 0.
+        position = (given["past_length"][:, None] + place - 1).clamp(min=0)
+        rows = rows + nn.functional.embedding(position, self.tokens.position)
+        user = self.tokens.user(given, rows.shape[0])[:, None]
+        is_user = given["is_user"][:, :, None].to(rows.dtype)
+        read_out = user + self.tokens.read_out
+        return torch.cat([rows * (1 - is_user) + user * is_user, read_out], dim=1)
+
+    def _biases(self, given: dict[str, Tensor], n: int) -> tuple[Tensor, ...]:
+        """Bias and mask of every layer, [B, H or 1, n + 1, P + n]."""
+        length = given["past_length"][:, None]  # [B, 1]
+        past = torch.arange(given["past_key"].shape[2], dtype=torch.int32)
+        new = torch.arange(n, dtype=torch.int32)
+        # Kept keys stand at 0, the new ones at 1 … n; row i sees what stands before 2 + i, and the
+        # read-out what stands before n + 1, which all rows do.
+        kept = (past - length + 1).clamp(0, 1) * _UNSEEN
+        position = torch.cat([kept, (new + 1).expand(length.shape[0], -1)], dim=1)
+        cut = torch.cat([new + 2, torch.full_like(new[:1], n + 1)]).expand(length.shape[0], -1)
+        position = position[:, None, None, :]
+        if "past_day" not in given:
+            return (self.bias.mask(cut, position),) * len(self.layers)
+        day = given["day"]
+        keys = torch.cat([given["past_day"], day], dim=1)
+        queries = torch.cat([day, day[:, -1:]], dim=1)
+        biases = self.bias.product(self.bias.table, cut, position, queries, keys)
+        return tuple(torch.split(biases, self.bias.heads, dim=1))
