@@ -11,6 +11,7 @@ where TensorRT is not.
 
 import inspect
 from collections.abc import Mapping, Sequence
+from types import GenericAlias
 from typing import Any
 
 from engine.ops import Layer, three
@@ -53,7 +54,7 @@ def register(trtp: Any, dtypes: Mapping[str, Any], layer: Layer) -> str:
         return plugin.name, plugin.ptx, launch, extra
 
     description, n_outputs = trtp.TensorDesc, len(plugin.outputs)
-    described = tuple[(description,) * n_outputs]  # type: ignore[misc]
+    described = GenericAlias(tuple, (description,) * n_outputs)
     inputs = [(name, description) for name in plugin.inputs]
     # TensorRT reads names, types and the return type off the signature; both functions take as many
     # tensors as the kernel has inputs.
