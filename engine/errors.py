@@ -31,3 +31,7 @@ class EndpointError(StarsError):
 
 class ServerError(StarsError):
     """The inference server did not start, stopped or is silent; carries the end of its log."""
+
+
+class CompileError(StarsError):
+    """A graph that a compiler refuses, or that would not run as asked; names layer and reason."""

@@ -87,9 +87,9 @@ def name_nodes(graph: onnx.ModelProto) -> None:
         node.name = base if not seen[base] else f"{base}_{seen[base]}"
         seen[base] += 1
     # What the exporter says of itself (stack traces, paths) is no part of the artifact.
-    for value in (*graph.graph.node, *graph.graph.value_info, graph.graph):
-        del value.metadata_props[:]
-    del graph.metadata_props[:]
+    parts = (*graph.graph.input, *graph.graph.output, *graph.graph.initializer, *graph.graph.node)
+    for part in (*parts, graph.graph, graph):
+        del part.metadata_props[:]
     # Shapes are inferred again where they are needed; the exporter's miss folded transposes.
     del graph.graph.value_info[:]
 
