@@ -17,16 +17,6 @@ def _sequence_of(offsets_ptr, o_row, n_sequences, n_search, BLOCK_T: tl.constexp
 
 
 @triton.jit
-def _row_tile(row_ptr, m_row, o_d, D: tl.constexpr, BLOCK_T: tl.constexpr):
-    """One row of D for every kept row of a tile, fp32, in the tile's own layout.
-
-    A row loaded alone lies two columns a thread, and would go through shared memory.
-    """
-    p_row = row_ptr + tl.zeros([BLOCK_T, 1], tl.int32) + o_d[None, :]
-    return tl.load(p_row, mask=m_row[:, None] & (o_d < D)[None, :], other=0.0).to(tl.float32)
-
-
-@triton.jit
 def _write(
     out_ptr,
     o_row,
@@ -57,14 +47,15 @@ def _write(
     p_row = out_ptr + o_row.to(tl.int64)[:, None] * D  # [BLOCK_T, 1]
     for i in tl.static_range(N_CHUNKS):
         o_d = i * BLOCK_D + tl.arange(0, BLOCK_D)
-        m_d = o_d < D
+        m_x = m_row[:, None] & (o_d < D)[None, :]
         b_x = chunks[i]
         if norm_weight_ptr is not None:
-            b_weight = _row_tile(norm_weight_ptr, m_row, o_d, D, BLOCK_T)
-            b_bias = _row_tile(norm_bias_ptr, m_row, o_d, D, BLOCK_T)
+            o_tile = tl.zeros([BLOCK_T, 1], tl.int32) + o_d[None, :]  # as in _assemble_tokens
+            b_weight = tl.load(norm_weight_ptr + o_tile, mask=m_x, other=0.0).to(tl.float32)
+            b_bias = tl.load(norm_bias_ptr + o_tile, mask=m_x, other=0.0).to(tl.float32)
             b_x = (b_x - mean[:, None]) * scale[:, None] * b_weight + b_bias
         b_x = b_x.to(out_ptr.dtype.element_ty)  # one rounding, of the fp32 sum
-        tl.store(p_row + o_d[None, :], b_x, mask=m_row[:, None] & m_d[None, :])
+        tl.store(p_row + o_d[None, :], b_x, mask=m_x)
 
 
 @triton.jit
@@ -126,9 +117,12 @@ def _assemble_tokens(
         b_x = tl.load(p_item, mask=m_x, other=0.0).to(tl.float32)
         b_user = tl.load(p_user + o_d[None, :], mask=m_user[:, None] & m_d, other=0.0)
         b_x += b_user.to(tl.float32)
+        # The same row for every event, but in the tile's layout: alone it would lie two columns a
+        # thread, and go through shared memory.
+        o_tile = tl.zeros([BLOCK_T, 1], tl.int32) + o_d[None, :]
         for s in tl.static_range(S):
-            b_weight = _row_tile(signal_weight_ptr + s * D, m_event, o_d, D, BLOCK_T)
-            b_x += signals[s][:, None] * b_weight
+            b_weight = tl.load(signal_weight_ptr + s * D + o_tile, mask=m_x, other=0.0)
+            b_x += signals[s][:, None] * b_weight.to(tl.float32)
         for f in tl.static_range(F):
             p_table = table_ptr + codes[f][:, None] * D + o_d[None, :]
             b_x += tl.load(p_table, mask=m_x, other=0.0).to(tl.float32)
@@ -170,7 +164,9 @@ def _assemble_read_outs(
         m_x = m_read[:, None] & (o_d < D)[None, :]
         p_read = user_ptr + i_user[:, None] * D + o_d[None, :]
         b_x = tl.load(p_read, mask=m_x, other=0.0).to(tl.float32)
-        chunks += (b_x + _row_tile(read_out_ptr, m_read, o_d, D, BLOCK_T),)
+        o_tile = tl.zeros([BLOCK_T, 1], tl.int32) + o_d[None, :]  # as in _assemble_tokens
+        b_type = tl.load(read_out_ptr + o_tile, mask=m_x, other=0.0).to(tl.float32)
+        chunks += (b_x + b_type,)
     _write(
         read_outs_ptr, o_read, m_read, chunks, norm_weight_ptr, norm_bias_ptr, D, EPS, BLOCK_T,
         BLOCK_D,
@@ -416,7 +412,8 @@ def unfolded_kernel(
             m_e = (o_e < DE)[:, None] & m_d
             b_weight = tl.load(p_weight + o_e[:, None], mask=m_e, other=0.0).to(DTYPE)
             b_row = tl.dot(semantic[i], b_weight, b_row, input_precision="ieee")
-        b_row += _row_tile(bias_ptr, m_n, o_d, D, BLOCK_N)
+        o_tile = tl.zeros([BLOCK_N, 1], tl.int32) + o_d[None, :]  # as in _assemble_tokens
+        b_row += tl.load(bias_ptr + o_tile, mask=m_n[:, None] & m_d, other=0.0).to(tl.float32)
         b_row = b_row.to(rows_ptr.dtype.element_ty)
         tl.store(p_out + o_d[None, :], b_row, mask=m_n[:, None] & m_d)
 
@@ -464,39 +461,29 @@ def items_gradient_kernel(
     BLOCK_C: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    """gradient @ W: the first column tiles go to the items' rows of Δ, the rest to attributes."""
+    """gradient @ W: the first DE columns go to the items' rows of Δ, the rest to attributes."""
     DTYPE: tl.constexpr = gradient_ptr.dtype.element_ty
     WIDTH: tl.constexpr = DE + DA
-    N_SEMANTIC: tl.constexpr = (DE + BLOCK_C - 1) // BLOCK_C
-    i_c = tl.program_id(0)
+    o_c = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
     o_n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     m_n = o_n < n_rows
+    m_c = o_c < WIDTH
     o_row = o_n.to(tl.int64)
-    o_c = i_c * BLOCK_C + tl.arange(0, BLOCK_C)
-    column = 0
-    width = DE
-    if i_c >= N_SEMANTIC:
-        o_c = o_c - N_SEMANTIC * BLOCK_C
-        column = DE
-        width = DA
-    m_c = o_c < width
     b_sum = tl.zeros([BLOCK_N, BLOCK_C], tl.float32)
     for first in range(0, D, BLOCK_K):
         o_k = first + tl.arange(0, BLOCK_K)
         m_k = o_k < D
         p_gradient = gradient_ptr + o_row[:, None] * D + o_k[None, :]
         b_gradient = tl.load(p_gradient, mask=m_n[:, None] & m_k[None, :], other=0.0).to(DTYPE)
-        p_weight = weight_ptr + o_k[:, None] * WIDTH + (column + o_c)[None, :]
+        p_weight = weight_ptr + o_k[:, None] * WIDTH + o_c[None, :]
         b_weight = tl.load(p_weight, mask=m_k[:, None] & m_c[None, :], other=0.0).to(DTYPE)
         b_sum = tl.dot(b_gradient, b_weight, b_sum, input_precision="ieee")
-    m_out = m_n[:, None] & m_c[None, :]
-    if i_c < N_SEMANTIC:
-        i_item = tl.load(index_ptr + o_n, mask=m_n, other=0).to(tl.int64)
-        p_out = delta_gradient_ptr + i_item[:, None] * DE + o_c[None, :]
-        tl.store(p_out, b_sum.to(delta_gradient_ptr.dtype.element_ty), mask=m_out)
-    else:
-        p_out = attribute_gradient_ptr + o_row[:, None] * DA + o_c[None, :]
-        tl.store(p_out, b_sum.to(DTYPE), mask=m_out)
+    i_item = tl.load(index_ptr + o_n, mask=m_n, other=0).to(tl.int64)
+    p_delta = delta_gradient_ptr + i_item[:, None] * DE + o_c[None, :]
+    b_delta = b_sum.to(delta_gradient_ptr.dtype.element_ty)
+    tl.store(p_delta, b_delta, mask=m_n[:, None] & (o_c < DE)[None, :])
+    p_attribute = attribute_gradient_ptr + o_row[:, None] * DA + (o_c - DE)[None, :]
+    tl.store(p_attribute, b_sum.to(DTYPE), mask=m_n[:, None] & (m_c & (o_c >= DE))[None, :])
 
 
 @triton.jit
@@ -520,41 +507,29 @@ def projection_gradient_kernel(
     """partial[split] = gradientᵀ @ [text + Δ ; attributes] of n_split items, gathered again."""
     DTYPE: tl.constexpr = gradient_ptr.dtype.element_ty
     WIDTH: tl.constexpr = DE + DA
-    N_SEMANTIC: tl.constexpr = (DE + BLOCK_C - 1) // BLOCK_C
     i_c, i_d, i_split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    o_c = i_c * BLOCK_C + tl.arange(0, BLOCK_C)
     o_d = i_d * BLOCK_D + tl.arange(0, BLOCK_D)
     m_d = o_d < D
-    o_c = i_c * BLOCK_C + tl.arange(0, BLOCK_C)
+    m_a = (o_c >= DE) & (o_c < WIDTH)
     start = i_split * n_split
     end = tl.minimum(start + n_split, n_rows)
     b_sum = tl.zeros([BLOCK_D, BLOCK_C], tl.float32)
-    if i_c < N_SEMANTIC:
-        for first in range(start, end, BLOCK_N):
-            o_n = first + tl.arange(0, BLOCK_N)
-            m_n = o_n < end
-            p_gradient = gradient_ptr + o_n.to(tl.int64)[:, None] * D + o_d[None, :]
-            b_gradient = tl.load(p_gradient, mask=m_n[:, None] & m_d[None, :], other=0.0).to(DTYPE)
-            i_item = tl.load(index_ptr + o_n, mask=m_n, other=0).to(tl.int64)
-            i_text = tl.load(text_index_ptr + i_item, mask=m_n, other=0).to(tl.int64)
-            b_v = _semantic(text_ptr, delta_ptr, i_text, i_item, m_n, o_c, DE, DTYPE)
-            b_sum = tl.dot(tl.trans(b_gradient), b_v, b_sum, input_precision="ieee")
-    else:
-        o_a = o_c - N_SEMANTIC * BLOCK_C
-        for first in range(start, end, BLOCK_N):
-            o_n = first + tl.arange(0, BLOCK_N)
-            m_n = o_n < end
-            o_row = o_n.to(tl.int64)
-            p_gradient = gradient_ptr + o_row[:, None] * D + o_d[None, :]
-            b_gradient = tl.load(p_gradient, mask=m_n[:, None] & m_d[None, :], other=0.0).to(DTYPE)
-            p_v = attributes_ptr + o_row[:, None] * DA + o_a[None, :]
-            b_v = tl.load(p_v, mask=m_n[:, None] & (o_a < DA)[None, :], other=0.0)
-            b_sum = tl.dot(tl.trans(b_gradient), b_v, b_sum, input_precision="ieee")
-    p_out = partial_ptr + (i_split * D + o_d).to(tl.int64)[:, None] * WIDTH
-    if i_c < N_SEMANTIC:
-        tl.store(p_out + o_c[None, :], b_sum, mask=m_d[:, None] & (o_c < DE)[None, :])
-    else:
-        o_a = o_c - N_SEMANTIC * BLOCK_C
-        tl.store(p_out + DE + o_a[None, :], b_sum, mask=m_d[:, None] & (o_a < DA)[None, :])
+    for first in range(start, end, BLOCK_N):
+        o_n = first + tl.arange(0, BLOCK_N)
+        m_n = o_n < end
+        o_row = o_n.to(tl.int64)
+        p_gradient = gradient_ptr + o_row[:, None] * D + o_d[None, :]
+        b_gradient = tl.load(p_gradient, mask=m_n[:, None] & m_d[None, :], other=0.0).to(DTYPE)
+        i_item = tl.load(index_ptr + o_n, mask=m_n, other=0).to(tl.int64)
+        i_text = tl.load(text_index_ptr + i_item, mask=m_n, other=0).to(tl.int64)
+        b_v = _semantic(text_ptr, delta_ptr, i_text, i_item, m_n, o_c, DE, DTYPE)
+        # Each column is in one of the parts and 0 in the other: the sum joins them.
+        p_attribute = attributes_ptr + o_row[:, None] * DA + (o_c - DE)[None, :]
+        b_v += tl.load(p_attribute, mask=m_n[:, None] & m_a[None, :], other=0.0)
+        b_sum = tl.dot(tl.trans(b_gradient), b_v, b_sum, input_precision="ieee")
+    p_out = partial_ptr + (i_split * D + o_d).to(tl.int64)[:, None] * WIDTH + o_c[None, :]
+    tl.store(p_out, b_sum, mask=m_d[:, None] & (o_c < WIDTH)[None, :])
 
 
 @triton.jit

@@ -20,7 +20,7 @@ class Config:
 
     Attributes:
         block_t, block_d, warps: token rows and columns of a tile of the forward, its warps.
-        segment_t, segment_d: tile of the sums over tokens of one row.
+        segment_t, segment_d, user_d: tile of the sums over tokens of one row; columns of a user's.
         table_v, table_t, table_d, table_warps, table_stages: tile of the gradient of the table.
         table_splits: parts of the events whose sums are added afterwards, in order.
     """
@@ -30,6 +30,7 @@ class Config:
     warps: int
     segment_t: int
     segment_d: int
+    user_d: int
     table_v: int
     table_t: int
     table_d: int
@@ -40,8 +41,8 @@ class Config:
 
 # By the most columns D: the first class that D fits in.
 CONFIGS = {
-    128: Config(8, 128, 4, 16, 128, 64, 32, 128, 4, 2, 40),
-    1 << 30: Config(4, 256, 4, 16, 128, 64, 32, 128, 4, 2, 8),
+    128: Config(16, 128, 8, 16, 128, 128, 64, 32, 64, 4, 2, 20),
+    1 << 30: Config(8, 256, 8, 16, 256, 128, 128, 32, 128, 8, 2, 10),
 }
 
 
@@ -190,7 +191,7 @@ def _segment_sums(
         order = place[order]
     out = allocate(source, n_segments, d)
     chosen = config(d)
-    block_d = tile(d, chosen.segment_d)
+    block_d = tile(d, chosen.segment_d if base is None else chosen.user_d)
     arguments: dict[str, Value] = {
         "source_ptr": source,
         "order_ptr": order.to(torch.int32),

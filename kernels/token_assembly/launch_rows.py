@@ -18,9 +18,11 @@ class RowConfig:
     Attributes:
         block_n, block_v, block_e, block_d, warps, stages: of the forward: items, tags, columns of
             the text, columns of the rows.
-        back_n, back_c, back_k, back_warps, back_stages: of both products with the gradient: items,
-            columns of v, columns of the rows.
-        tags_v, splits: tags of a tile of W_attr's gradient; parts of the items.
+        items_n, items_c, items_k, items_warps: gradient of the items: items, columns of v, columns
+            of the rows.
+        project_d, project_c, project_n, project_warps, project_splits: gradient of the projection:
+            its rows and columns, items; parts of the items, whose sums are added afterwards.
+        tags_v, tags_n, tags_splits: gradient of W_attr: tags, items; parts of the items.
     """
 
     block_n: int
@@ -29,18 +31,24 @@ class RowConfig:
     block_d: int
     warps: int
     stages: int
-    back_n: int
-    back_c: int
-    back_k: int
-    back_warps: int
-    back_stages: int
+    items_n: int
+    items_c: int
+    items_k: int
+    items_warps: int
+    project_d: int
+    project_c: int
+    project_n: int
+    project_warps: int
+    project_splits: int
     tags_v: int
-    splits: int
+    tags_n: int
+    tags_splits: int
 
 
+# By the most columns D: the first class that D fits in.
 CONFIGS = {
-    128: RowConfig(32, 64, 128, 32, 4, 2, 32, 64, 32, 4, 3, 32, 32),
-    1 << 30: RowConfig(32, 64, 128, 32, 4, 2, 64, 128, 32, 8, 2, 32, 8),
+    128: RowConfig(32, 64, 128, 32, 4, 2, 32, 256, 32, 4, 64, 64, 32, 4, 32, 64, 32, 11),
+    1 << 30: RowConfig(32, 64, 128, 32, 4, 2, 64, 256, 32, 8, 128, 128, 32, 8, 8, 64, 32, 11),
 }
 
 
@@ -147,7 +155,7 @@ def _items_gradient(
     """d_rows @ W: gradients of delta [N, d_e], and of the attributes [n, d_a]."""
     (n, d), d_e, d_a = d_rows.shape, delta.shape[1], tag_weight.shape[1]
     chosen = config(d)
-    block_c = tile(max(d_e, d_a), chosen.back_c, 16)
+    block_c = tile(d_e + d_a, chosen.items_c, 16)
     d_delta = torch.zeros_like(delta, memory_format=torch.contiguous_format)
     d_attributes = allocate(d_rows, n, d_a)
     arguments: dict[str, Value] = {
@@ -160,12 +168,12 @@ def _items_gradient(
     }
     constants = {
         "D": d, "DE": d_e, "DA": d_a,
-        "BLOCK_N": chosen.back_n, "BLOCK_C": block_c, "BLOCK_K": tile(d, chosen.back_k, 16),
+        "BLOCK_N": chosen.items_n, "BLOCK_C": block_c, "BLOCK_K": tile(d, chosen.items_k, 16),
     }  # fmt: skip
-    grid = (-(-d_e // block_c) + -(-d_a // block_c), -(-n // chosen.back_n))
+    grid = (-(-(d_e + d_a) // block_c), -(-n // chosen.items_n))
     launch(
         _triton.items_gradient_kernel, grid, arguments, constants,
-        num_warps=chosen.back_warps, num_stages=chosen.back_stages,
+        num_warps=chosen.items_warps, num_stages=2,
     )  # fmt: skip
     return d_delta, d_attributes
 
@@ -182,9 +190,9 @@ def _projection_gradient(
     """Gradient of project_weight [D, d_e + d_a]."""
     (n, d), d_e, d_a = d_rows.shape, delta.shape[1], attributes.shape[1]
     chosen = config(d)
-    block_c = tile(max(d_e, d_a), chosen.back_c, 16)
-    block_d = tile(d, chosen.back_c, 16)
-    partial = allocate(d_rows, chosen.splits, d, d_e + d_a, dtype=torch.float32)
+    block_c = tile(d_e + d_a, chosen.project_c, 16)
+    block_d = tile(d, chosen.project_d, 16)
+    partial = allocate(d_rows, chosen.project_splits, d, d_e + d_a, dtype=torch.float32)
     arguments: dict[str, Value] = {
         "gradient_ptr": d_rows,
         "index_ptr": index,
@@ -193,17 +201,17 @@ def _projection_gradient(
         "delta_ptr": delta.contiguous(),
         "attributes_ptr": attributes,
         "n_rows": n,
-        "n_split": _part(n, chosen.splits, chosen.back_k),
+        "n_split": _part(n, chosen.project_splits, chosen.project_n),
         "partial_ptr": partial,
     }
     constants = {
         "D": d, "DE": d_e, "DA": d_a,
-        "BLOCK_N": chosen.back_k, "BLOCK_C": block_c, "BLOCK_D": block_d,
+        "BLOCK_N": chosen.project_n, "BLOCK_C": block_c, "BLOCK_D": block_d,
     }  # fmt: skip
-    grid = (-(-d_e // block_c) + -(-d_a // block_c), -(-d // block_d), chosen.splits)
+    grid = (-(-(d_e + d_a) // block_c), -(-d // block_d), chosen.project_splits)
     launch(
         _triton.projection_gradient_kernel, grid, arguments, constants,
-        num_warps=chosen.back_warps, num_stages=chosen.back_stages,
+        num_warps=chosen.project_warps, num_stages=2,
     )  # fmt: skip
     return partial.sum(dim=0).to(project_weight.dtype)
 
@@ -214,7 +222,7 @@ def _tags_gradient(
     """Gradient of tag_weight [V, d_a]."""
     n, (n_tags, d_a) = len(index), tag_weight.shape
     chosen = config(1 << 30)
-    partial = allocate(d_attributes, chosen.splits, n_tags, d_a, dtype=torch.float32)
+    partial = allocate(d_attributes, chosen.tags_splits, n_tags, d_a, dtype=torch.float32)
     arguments: dict[str, Value] = {
         "attribute_gradient_ptr": d_attributes,
         "index_ptr": index,
@@ -222,16 +230,16 @@ def _tags_gradient(
         "n_rows": n,
         "n_tags": n_tags,
         "n_words": tag_bits.shape[1],
-        "n_split": _part(n, chosen.splits, chosen.back_k),
+        "n_split": _part(n, chosen.tags_splits, chosen.tags_n),
         "partial_ptr": partial,
     }
     constants = {
-        "DA": d_a, "BLOCK_N": chosen.back_k,
+        "DA": d_a, "BLOCK_N": chosen.tags_n,
         "BLOCK_V": chosen.tags_v, "BLOCK_A": tile(d_a, 1 << 30, 16),
     }  # fmt: skip
     launch(
-        _triton.tags_gradient_kernel, (-(-n_tags // chosen.tags_v), chosen.splits), arguments,
-        constants, num_warps=4, num_stages=chosen.back_stages,
+        _triton.tags_gradient_kernel, (-(-n_tags // chosen.tags_v), chosen.tags_splits), arguments,
+        constants, num_warps=4, num_stages=2,
     )  # fmt: skip
     return partial.sum(dim=0).to(tag_weight.dtype)
 

@@ -122,9 +122,8 @@ PLANTS = [
     ("m_e = m_n[:, None] & (o_e < DE)[None, :]", "m_e = m_n[:, None] & (o_e < DE - 1)[None, :]"),
     ("tl.minimum(start + n_split, n_rows)\n    b_sum = tl.zeros([BLOCK_V",
      "tl.minimum(start + n_split, n_rows - 1)\n    b_sum = tl.zeros([BLOCK_V"),
-    ("o_c = o_c - N_SEMANTIC * BLOCK_C\n        column = DE",
-     "o_c = o_c - N_SEMANTIC * BLOCK_C\n        column = DE - 1"),
-    ("tl.store(p_out + DE + o_a[None, :], b_sum", "tl.store(p_out + DE + o_a[None, :], b_sum * 2"),
+    ("mask=m_n[:, None] & (m_c & (o_c >= DE))", "mask=m_n[:, None] & (m_c & (o_c > DE))"),
+    ("m_a = (o_c >= DE) & (o_c < WIDTH)", "m_a = (o_c >= DE) & (o_c < WIDTH - 1)"),
 ]  # fmt: skip
 
 
