@@ -162,12 +162,13 @@ def pooled_attention(
     """
     launches = []
     for batch, keys in buckets:
-        cached = [_meta(batch, keys, heads, head_dim, dtype=dtype) for _ in range(2)]
+        cached = _meta(batch, keys, heads, head_dim, dtype=dtype)
         with recording() as made:
             attention_launch.forward(
                 attention_launch.Arguments(
                     _meta(batch, n_queries, heads, head_dim, dtype=dtype),
-                    *cached,
+                    cached,
+                    cached,
                     _meta(batch, n_queries, dtype=torch.int32),
                     None,
                     None,
