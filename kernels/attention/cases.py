@@ -22,7 +22,7 @@ SCALARS = frozenset(
     }
 )  # fmt: skip
 BACKWARD_BOUND = 3.2  # kernels/attention/README.md, "Bytes"
-FEW = "2 heads: a batch of 32 is what `small` trains with, and its blocks run at once"
+FEW = "2 heads: `small` is the preset for CPUs, and all of its blocks run at once"
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,8 @@ FORWARD = {
     None: Config(128, 64, 8, 2),
 }
 BACKWARD_QUERY = Config(64, 32, 4, 2)
-BACKWARD_KEY = Config(32, 64, 4, 2)
+BACKWARD_KEY = Config(32, 64, 4, 3)
+BACKWARD_VALUE = Config(32, 64, 4, 2)
 
 
 @dataclass(frozen=True)
@@ -186,17 +187,20 @@ def backward(
         num_warps=BACKWARD_QUERY.num_warps,
         num_stages=BACKWARD_QUERY.num_stages,
     )  # fmt: skip
-    for grads in ({"grad_key_ptr": grad_key}, {"grad_value_ptr": grad_value}):
+    for config, grads in (
+        (BACKWARD_KEY, {"grad_key_ptr": grad_key, "grad_value_ptr": None}),
+        (BACKWARD_VALUE, {"grad_key_ptr": None, "grad_value_ptr": grad_value}),
+    ):
         launch(
             _triton.attention_backward_key,
-            (arguments.key_slots(BACKWARD_KEY.block_n), arguments.heads),
+            (arguments.key_slots(config.block_n), arguments.heads),
             {
                 **inputs, "grad_out_ptr": grad_out, "logsumexp_ptr": logsumexp,
-                "delta_ptr": delta, **sizes, "grad_key_ptr": None, "grad_value_ptr": None, **grads,
+                "delta_ptr": delta, **sizes, **grads,
             },
-            arguments.constants(BACKWARD_KEY),
-            num_warps=BACKWARD_KEY.num_warps,
-            num_stages=BACKWARD_KEY.num_stages,
+            arguments.constants(config),
+            num_warps=config.num_warps,
+            num_stages=config.num_stages,
         )  # fmt: skip
     if table is None:
         return grad_query, grad_key, grad_value, delta.new_empty(0)
