@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from .config import Preset
@@ -265,6 +266,19 @@ def demo(
     from .demo import run_demo
 
     run_demo(out)
+
+
+@app.command()
+def runtimes(json_to: _JSON = None) -> None:
+    """Which runtimes this machine can run, and why not the rest."""
+    from .runtime.registry import statuses
+
+    found = statuses()
+    table = Table("runtime", "runs here", "")
+    for status in found:
+        table.add_row(status.name, "yes" if status.available else "no", escape(status.detail))
+    Console().print(table)
+    _write(json_to, [status._asdict() for status in found])
 
 
 @app.command(

@@ -7,64 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
+from onnx import TensorProto
 
 from engine.errors import BackendUnavailable, BundleError
 from engine.runtime.onnx_cpu import OnnxEncoder
-
-D = 3
-
-
-def write_graph(
-    path: Path,
-    outputs: tuple[str, str] = ("h_next", "h_gen"),
-    length_type: int = TensorProto.INT32,
-    width: int | str = D,
-) -> Path:
-    """h_next = the sum of rows over the length, plus length; h_gen = its negative."""
-    graph = helper.make_graph(
-        [
-            helper.make_node("ReduceSum", ["rows", "axes"], ["sum"], keepdims=0),
-            helper.make_node("Cast", ["length"], ["number"], to=TensorProto.FLOAT),
-            helper.make_node("Unsqueeze", ["number", "axes"], ["factor"]),
-            helper.make_node("Add", ["sum", "factor"], [outputs[0]]),
-            helper.make_node("Neg", [outputs[0]], [outputs[1]]),
-        ],
-        "encode",
-        [
-            helper.make_tensor_value_info("rows", TensorProto.FLOAT, ["B", "L", width]),
-            helper.make_tensor_value_info("length", length_type, ["B"]),
-        ],
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["B", width]) for name in outputs],
-        [helper.make_tensor("axes", TensorProto.INT64, [1], [1])],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    onnx.checker.check_model(model)
-    onnx.save(model, path)
-    return path
+from tests.runtime.graphs import inputs, write_graph
 
 
 @pytest.fixture
 def encoder(tmp_path: Path) -> OnnxEncoder:
     return OnnxEncoder(write_graph(tmp_path / "encode.onnx"))
-
-
-def inputs(batch: int, length: int) -> dict[str, NDArray[Any]]:
-    """A whole batch; all that the graph above does not read has width 0 or is left alone."""
-    rows = np.arange(batch * length * D, dtype=np.float32).reshape(batch, length, D)
-    fields = ("event_type", "hour", "weekday", "week", "day", "recency")
-    return {
-        "rows": rows,
-        **{name: np.zeros((batch, length), np.int64) for name in fields},
-        "signals": np.zeros((batch, length, 0), np.float32),
-        "length": np.arange(batch),
-        "user_categorical": np.zeros((batch, 0), np.int64),
-        "user_numeric": np.zeros((batch, 0), np.float32),
-        "user_known": np.zeros((batch, 0), np.float32),
-    }
 
 
 @pytest.mark.parametrize(("batch", "length"), [(1, 1), (1, 7), (3, 2), (5, 0), (0, 4)])
