@@ -202,6 +202,7 @@ def merge(
     indices_ptr,
     D: tl.constexpr,
     BLOCK_D: tl.constexpr,
+    BLOCK_Q: tl.constexpr,
     TILE: tl.constexpr,
     LISTS: tl.constexpr,  # at least n_chunks
     KEEP: tl.constexpr,
@@ -221,14 +222,14 @@ def merge(
     i_kth = tl.max(tl.where(o_k == k - 1, b_best, MISSING))
 
     if tl.max(b_bounds) > i_kth:
-        o_row = tl.arange(0, 16)  # the least rows of a tensor core; only the first is a query
+        o_row = tl.arange(0, BLOCK_Q)  # a tensor core takes 16 at least; only the first is a query
         o_d = tl.arange(0, BLOCK_D)
         m_q = o_row == 0
         b_q = tl.load(
             queries_ptr + i_q * D + o_row[:, None] * 0 + o_d[None, :],
             mask=m_q[:, None] & (o_d < D)[None, :],
             other=0.0,
-        )  # [16, BLOCK_D]
+        )  # [BLOCK_Q, BLOCK_D]
         p_mask = mask_ptr + i_q * n_words + o_row[:, None] * 0 if HAS_MASK else None
         for i_chunk in range(n_chunks):
             i_bound = tl.max(tl.where(tl.arange(0, LISTS) == i_chunk, b_bounds, MISSING))

@@ -99,6 +99,8 @@ def score_topk(
     )
     lists_k = max(_power_of_two(k), TILE)
     n_lists = max(_power_of_two(n_chunks), lists_k // keep)
+    # Eight places a thread; sixteen where 512 answers leave no room for more threads.
+    num_warps = 16 if n_lists * keep > 2048 and lists_k < 512 else 8
     launch(
         _triton.merge,
         (n_queries,),
@@ -110,8 +112,8 @@ def score_topk(
             "values_ptr": values,
             "indices_ptr": indices,
         },
-        {**constants, "LISTS": n_lists, "K": lists_k},
-        num_warps=4 if n_lists * keep <= 2048 else 8,
+        {**constants, "BLOCK_Q": 2 * num_warps, "LISTS": n_lists, "K": lists_k},
+        num_warps=num_warps,
         num_stages=2,
     )
     return values, indices
