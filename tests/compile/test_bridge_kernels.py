@@ -78,7 +78,7 @@ def test_token_assembly_as_a_layer(started: dict[str, Any], batch: int) -> None:
     assert layer["output_types"] == ["HALF", "HALF", "INT32"]
     tokens = batch * 201
     assert layer["extra"] == [tokens, batch, batch, 0, 201]
-    assert layer["grid"] == [-(-tokens // 4) + -(-batch // 4), 1, 1]
+    assert layer["grid"] == [-(-tokens // 8) + -(-batch // 8), 1, 1]
     assert layer["shared_bytes"] <= 48 * 1024
 
 
