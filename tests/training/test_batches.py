@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from engine.compile.onnx import INPUTS, EncodeGraph
+from engine.compile.graph import EncodeGraph
 from engine.data.clock import DAY_S
 from engine.data.dataset import Dataset
 from engine.errors import DataError
@@ -243,7 +243,7 @@ def test_serving_encodes_an_end_as_training_does(pooling: str) -> None:
         rows = model.items.rows(torch.arange(60))
         sequence = rows[batch.item[batch.sequence]]
         trained = model.encode(sequence, batch.events, batch.ends)
-    compared = 0
+    compared, graph = 0, EncodeGraph(model)
     for row, end in positions(batch):
         window = chosen[row]
         count = window.start + end
@@ -259,8 +259,10 @@ def test_serving_encodes_an_end_as_training_does(pooling: str) -> None:
             UserFeatures(data.user_categorical[user], data.user_numeric[user]),
             rows.numpy(), history.calendar, config.model.window, config.model.hop,
         )  # fmt: skip
+        tensors = {name: torch.from_numpy(value) for name, value in inputs.items()}
+        narrow = {n: x if x.is_floating_point() else x.int() for n, x in tensors.items()}
         with torch.no_grad():
-            served = EncodeGraph(model)(*(torch.from_numpy(inputs[name]) for name in INPUTS))
+            served = graph(*(narrow[name] for name in graph.inputs))
         column = batch.ends[row].tolist().index(end)
         for ours, theirs in zip(served, trained, strict=True):
             torch.testing.assert_close(ours[0], theirs[row, column], rtol=1e-4, atol=1e-4)
