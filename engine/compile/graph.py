@@ -6,8 +6,7 @@ Equals `Stars.encode` at one end a user. What differs is the form, and why:
   bias stay in fp32: their sums lose bits that no later layer returns. fp16 would also overflow in
   the variance, and bf16 has 8 bits for a weight of the softmax.
 - The scale 1 / sqrt(d) is part of the query's weights, exactly so for powers of four.
-- Day bias and mask are one matrix product for all layers: a look-up of 4 · heads · 40,000 elements
-  costs a CPU more than two layers' products, and its result still had to be masked.
+- Day bias and mask are one look-up for all layers, by an integer of each pair of query and key.
 - Masked logits get -30,000, not -inf: fused attention kernels make NaN of tiles that are all -inf.
 - The read-out's key and value are computed and masked, which is cheaper than cutting a row off.
 """
@@ -32,6 +31,7 @@ DTYPES: dict[Precision, torch.dtype] = {
 }
 FIELDS = ("event_type", "hour", "weekday", "week", "recency")
 MASKED = -30_000.0
+LAST_DAY = 1 << (DAY_BIAS_BUCKETS - 2)  # the first difference in days that falls in the last bucket
 
 
 def graph_inputs(model: Stars) -> tuple[str, ...]:
@@ -157,15 +157,11 @@ class User(nn.Module):
 
 
 class Bias(nn.Module):
-    """Bias and mask of every layer's logits: one product of a table with features of each pair.
+    """Bias and mask of every layer's logits: one look-up for all layers, by the days between.
 
-    The features of (query, key) are: 1 if the key is hidden, then one-hot the bucket of their
-    difference in days. They are made by clamping integers: one pass over memory, where comparisons
-    would make and convert as many tensors of bool, and exact where a runtime halves what is float.
+    The tables are laid out by day up to the first that falls in the last bucket, and end with what
+    a hidden key gets; so a pair of (query, key) needs one integer, whatever the layers and heads.
     """
-
-    before: Tensor
-    last_day: Tensor
 
     def __init__(self, layers: list[Layer], dtype: torch.dtype) -> None:
         super().__init__()
@@ -174,20 +170,17 @@ class Bias(nn.Module):
             torch.zeros(self.heads, DAY_BIAS_BUCKETS) if layer.day_bias is None else layer.day_bias
             for layer in layers
         ]
-        table = torch.cat([t.detach() for t in tables])
+        bucket = torch.tensor([days.bit_length() for days in range(LAST_DAY + 1)])
+        table = torch.cat([table.detach() for table in tables])[:, bucket]
         hidden = torch.full((len(table), 1), MASKED)
-        self.table = _parameter(torch.cat([hidden, table], dim=1), dtype)  # [layers · H, 1 + V]
-        # Bucket v holds the days from first[v] to before first[v + 1]; the last bucket has no end.
-        first = torch.tensor([0, *(1 << v for v in range(DAY_BIAS_BUCKETS - 1)), 1 << 23])
-        self.register_buffer("before", (first - 1).int()[:-1, None, None])
-        self.register_buffer("last_day", (first - 1).int()[1:, None, None])
+        self.table = _parameter(torch.cat([table, hidden], dim=1), dtype)  # [layers · H, days + 2]
 
     def forward(self, cut: Tensor, position: Tensor, days: Tensor | None) -> tuple[Tensor, ...]:
         """[B, H, Q, K] a layer but the last, and a place for the last.
 
         Args:
             cut: [B, Q] keys that each query sees.
-            position: [K] of the keys.
+            position: [K] of the keys, or [B, 1, 1, K] where sequences differ.
             days: [B, Q] of queries and keys alike; None without a day bias.
         """
         if days is None:
@@ -205,21 +198,19 @@ class Bias(nn.Module):
         table = self.table[-self.heads :]
         return self.product(table, cut, position, days.gather(1, rows), days)
 
-    def _hidden(self, cut: Tensor, position: Tensor) -> Tensor:
-        return (position - cut[:, None, :, None] + 1).clamp(0, 1)  # [B, 1, Q, K]
-
     def mask(self, cut: Tensor, position: Tensor) -> Tensor:
         """[B, 1, Q, K] of layers without a day bias."""
-        return self._hidden(cut, position).to(self.dtype) * MASKED
+        return (position >= cut[:, None, :, None]).to(self.dtype) * MASKED
 
     def product(
         self, table: Tensor, cut: Tensor, position: Tensor, query_day: Tensor, key_day: Tensor
     ) -> Tensor:
         """[B, rows of `table`, Q, K] from days [B, Q] of queries and [B, K] of keys."""
-        days = (query_day[:, None, :, None] - key_day[:, None, None, :]).clamp(min=0)
-        one_hot = (days - self.before).clamp(0, 1) - (days - self.last_day).clamp(0, 1)
-        pairs = torch.cat([self._hidden(cut, position), one_hot], dim=1).to(self.dtype)
-        return (table @ pairs.flatten(2)).view(pairs.shape[0], len(table), *pairs.shape[2:])
+        days = (query_day[:, :, None] - key_day[:, None, :]).clamp(0, LAST_DAY)
+        hidden = (position >= cut[:, None, :, None]).squeeze(1)
+        index = days.masked_fill(hidden, LAST_DAY + 1)  # [B, Q, K]
+        biases = table.index_select(1, index.flatten()).view(table.shape[0], *index.shape)
+        return biases.transpose(0, 1)
 
 
 class Block(nn.Module):
