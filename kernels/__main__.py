@@ -77,9 +77,12 @@ def report_(
 
 
 def _finish(table: Table, rows: list[Row]) -> None:
-    """Prints the table and every breach."""
+    """Prints the table, why some grids are smaller than a card, and every breach."""
     console = Console()
     console.print(table)
+    for config, why in {f"{r.op} {r.config}": r.why_few_blocks for r in rows}.items():
+        if why:
+            console.print(f"few blocks: {config}: {why}", highlight=False, soft_wrap=True)
     breaches = [breach for row in rows for breach in row.breaches]
     for breach in breaches:
         console.print(f"[red]✗[/red] {breach}", highlight=False)

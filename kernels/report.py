@@ -12,7 +12,7 @@ import torch
 from . import OPS
 from .aot import Compiled, compile_launch
 from .cards import CARDS, MODELLED
-from .case import Case
+from .case import Case, Step
 from .launch import recording
 from .trace import tracing
 
@@ -61,6 +61,7 @@ class Row:
         occupancy: resident warps over the most there could be.
         modelled_us: roofline time from bytes, flops and blocks; never a measurement; None for cards
             that none is stated for.
+        unfused: the plain torch sequence, each operation with dtype and bytes.
         breaches: sentences, one for each number outside its bound.
     """
 
@@ -85,6 +86,7 @@ class Row:
     mma_count: int
     modelled_us: float | None
     why_few_blocks: str
+    unfused: tuple[Step, ...]
     kernels: tuple[KernelRow, ...]
     breaches: tuple[str, ...]
 
@@ -226,6 +228,7 @@ def _row(case: Case, sm: int, kernels: list[KernelRow], moved: Moved | None) -> 
         mma_count=sum(k.mma_count for k in kernels),
         modelled_us=_modelled_us(case, sm, kernels, moved) if moved and sm in MODELLED else None,
         why_few_blocks=case.why_few_blocks,
+        unfused=case.unfused,
         kernels=tuple(kernels),
         breaches=tuple(f"{case.op} {case.config} sm_{sm}: {breach}" for breach in breaches),
     )

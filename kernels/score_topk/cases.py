@@ -75,9 +75,9 @@ def cases() -> list[Case]:
     return [
         _case(Shape(256, 100), 1.10, unfused_bound=2.0),
         _case(Shape(64, 500), 1.10, why="the merge is a block a query: 64"),
-        _case(Shape(32, 100), 1.10, why=few, queries_cached=True),
-        _case(Shape(16, 100), 1.10, why=few, queries_cached=True),
-        _case(Shape(1, 10), 1.10, why=few, queries_cached=True),
+        _case(Shape(32, 100), 1.10, why=few),
+        _case(Shape(16, 100), 1.10, why=few),
+        _case(Shape(1, 10), 1.10, why=few),
     ]
 
 
@@ -87,7 +87,6 @@ def _case(
     *,
     unfused_bound: float | None = None,
     why: str = "",
-    queries_cached: bool = False,
 ) -> Case:
     logits = 4 * shape.b * shape.n
     return Case(
@@ -98,7 +97,6 @@ def _case(
         ideal_bytes=shape.ideal_bytes,
         bytes_bound=bound,
         flops=2 * shape.b * shape.n * shape.d,
-        cached=frozenset({"queries_ptr"}) if queries_cached else frozenset(),
         unfused=shape.unfused,
         unfused_bound=unfused_bound,
         peak_bytes=8 * shape.b * shape.config.chunks * shape.config.keep + shape.answer_bytes,
