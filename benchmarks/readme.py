@@ -1,7 +1,8 @@
-"""Writes the README's tables from stored results: `python -m benchmarks.readme [REPORT]`.
+"""Writes the READMEs' tables from stored results: `python -m benchmarks.readme [REPORT]`.
 
-REPORT, a report.json of `make demo`, is stored first. Each table stands between two markers,
-`<!-- table:NAME -->` and `<!-- end -->`.
+REPORT, a report.json of `make demo`, is stored first; `stars kernels report` writes the kernels'
+result in its place itself. Each table stands between two markers, `<!-- table:NAME -->` and
+`<!-- end -->`.
 """
 
 import json
@@ -11,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-README = ROOT / "README.md"
+README, KERNELS_README = ROOT / "README.md", ROOT / "kernels" / "README.md"
 DEMO = ROOT / "benchmarks" / "results" / "demo.json"
+KERNELS = ROOT / "benchmarks" / "results" / "kernels.json"
 _MEASURES = ("hit@5", "hit@10", "recall@10", "ndcg@10", "coverage@10")
 
 
@@ -47,18 +49,45 @@ def latency_table(report: dict[str, Any]) -> str:
     )
 
 
-TABLES = {"quality": quality_table, "latency": latency_table}
+def kernels_table(report: dict[str, Any]) -> str:
+    """Every shipped configuration: bytes, the worst of its cards' resources, modelled times."""
+    lines = [
+        "| op | configuration | bytes / ideal (bound) | unfused / bytes | registers | spills "
+        "| shared KiB | A100 µs, modelled | H100 µs, modelled |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    cases: dict[tuple[str, str], dict[int, dict[str, Any]]] = {}
+    for row in report["rows"]:
+        cases.setdefault((row["op"], row["config"]), {})[row["sm"]] = row
+    for (op, config), cards in cases.items():
+        any_card, worst = cards[90], cards.values()
+        unfused = any_card["unfused_ratio"]
+        lines.append(
+            f"| {op} | {config} | {any_card['bytes_ratio']:.2f} ({any_card['bytes_bound']}) "
+            f"| {'' if unfused is None else f'{unfused:.1f}'} "
+            f"| {max(r['registers'] for r in worst)} | {max(r['spill_bytes'] for r in worst)} "
+            f"| {max(r['shared_bytes'] for r in worst) / 1024:.0f} "
+            f"| {cards[80]['modelled_us']:.1f} | {any_card['modelled_us']:.1f} |"
+        )
+    return "\n".join(lines)
 
 
-def rendered(readme: str) -> str:
-    """The README's text with its tables made anew."""
-    report = json.loads(DEMO.read_text())
-    for name, table in TABLES.items():
+TABLES = {
+    README: (DEMO, {"quality": quality_table, "latency": latency_table}),
+    KERNELS_README: (KERNELS, {"kernels": kernels_table}),
+}
+
+
+def rendered(path: Path) -> str:
+    """A README's text with its tables made anew."""
+    result, tables = TABLES[path]
+    report, readme = json.loads(result.read_text()), path.read_text()
+    for name, table in tables.items():
         block = f"<!-- table:{name} -->\n{table(report)}\n<!-- end -->"
         pattern = rf"<!-- table:{name} -->\n.*?<!-- end -->"
         readme, found = re.subn(pattern, lambda _, text=block: text, readme, flags=re.S)
         if found != 1:
-            raise ValueError(f"{README}: expected one place for table {name}, got {found}")
+            raise ValueError(f"{path}: expected one place for table {name}, got {found}")
     return readme
 
 
@@ -73,4 +102,5 @@ def store(report: Path) -> None:
 if __name__ == "__main__":
     if sys.argv[1:]:
         store(Path(sys.argv[1]))
-    README.write_text(rendered(README.read_text()))
+    for path in TABLES:
+        path.write_text(rendered(path))
