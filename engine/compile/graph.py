@@ -247,7 +247,7 @@ class Block(nn.Module):
         query, key, value = self._split(self.query(normed)), self._split(key), self._split(value)
         logits = (query @ key.transpose(2, 3)).float() + bias.float()
         weights = torch.softmax(logits, dim=-1).to(self.dtype)
-        states = states + self.out((weights @ value).transpose(1, 2).flatten(2))
+        states = states + self.out(_join(weights @ value))
         result: Tensor = states + self.feed_out(F.relu(self.feed_in(self.norm_feed(states))))
         return result
 
@@ -315,6 +315,16 @@ class _Full(nn.Module):
     def forward(self, states: Tensor, *rest: Tensor) -> Tensor:
         *others, rows = rest
         return _take(self.layer(states, *others), rows)
+
+
+def _join(heads: Tensor) -> Tensor:
+    """[B, H, Q, d] to [B, Q, D]."""
+    n_queries = heads.shape[2]
+    if isinstance(n_queries, int) and n_queries <= 2:
+        # Row by row: with as many queries as heads, OpenVINO 2026.4 fuses the transposition into
+        # attention in bf16 and writes wrong rows (engine.runtime.openvino checks for it).
+        return torch.stack([heads[:, :, row].flatten(1) for row in range(n_queries)], dim=1)
+    return heads.transpose(1, 2).flatten(2)
 
 
 def _take(states: Tensor, rows: Tensor) -> Tensor:

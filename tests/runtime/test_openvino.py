@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto
+from onnx import TensorProto, helper, numpy_helper
 
 from engine.errors import BackendUnavailable, BundleError
+from engine.runtime.inputs import OUTPUTS
 from engine.runtime.openvino import OpenVinoEncoder
 from engine.runtime.sidecar import Bucket
 from tests.runtime.graphs import inputs, write_graph
@@ -54,6 +55,56 @@ def test_a_wrong_batch(tmp_path: Path) -> None:
     encoder = OpenVinoEncoder(write_graph(tmp_path / "encode.onnx"), 1, FIXED)
     with pytest.raises(ValueError, match=r"rows: expected shape \[2, 3, 3\], got \[2, 3, 4\]"):
         encoder.encode(inputs(2, 3) | {"rows": np.zeros((2, 3, 4), np.float32)})
+
+
+def attention(path: Path, heads: int) -> Path:
+    """h_next and h_gen: the first query of attention with a transposition on either side."""
+    n_heads, size = heads, 16
+    split = [0, -1, n_heads, size]
+    nodes = [
+        node
+        for name, order in (("q", [0, 2, 1, 3]), ("k", [0, 2, 3, 1]), ("v", [0, 2, 1, 3]))
+        for node in (
+            helper.make_node("Reshape", ["rows", "split"], [f"{name}_split"]),
+            helper.make_node("Transpose", [f"{name}_split"], [name], perm=order),
+        )
+    ]
+    nodes += [
+        helper.make_node("MatMul", ["q", "k"], ["logits"]),
+        helper.make_node("Softmax", ["logits"], ["weights"], axis=-1),
+        helper.make_node("MatMul", ["weights", "v"], ["mixed"]),
+        helper.make_node("Transpose", ["mixed"], ["joined"], perm=[0, 2, 1, 3]),
+        helper.make_node("Reshape", ["joined", "flat"], ["all"]),
+        helper.make_node("Gather", ["all", "first"], ["h_next"], axis=1),
+        helper.make_node("Cast", ["length"], ["unused"], to=TensorProto.FLOAT),
+        helper.make_node("Neg", ["h_next"], ["h_gen"]),
+    ]
+    width = n_heads * size
+    constants = {"split": split, "flat": [0, -1, width], "first": 0}
+    graph = helper.make_graph(
+        nodes,
+        "attention",
+        [
+            helper.make_tensor_value_info("rows", TensorProto.FLOAT, ["B", "L", width]),
+            helper.make_tensor_value_info("length", TensorProto.INT32, ["B"]),
+        ],
+        [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["B", width]) for n in OUTPUTS],
+        [numpy_helper.from_array(np.array(v, np.int64), k) for k, v in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    onnx.save(model, path)
+    return path
+
+
+def test_a_fixed_shape_is_not_taken_on_trust(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = attention(tmp_path / "encode.onnx", heads=2)
+    OpenVinoEncoder(path, 1, [Bucket(1, 5)])
+    monkeypatch.setattr("engine.runtime.openvino._SAME", 1.1)
+    text = r"fixed shape \(1, 5\): expected h_next of the dynamic graph, got cosine [01]\.\d+"
+    with pytest.raises(BundleError, match=text):
+        OpenVinoEncoder(path, 1, [Bucket(1, 5)])
 
 
 @pytest.mark.parametrize("content", [b"", b"no graph", None], ids=["empty", "junk", "missing"])
