@@ -19,6 +19,7 @@ from engine.runtime.inputs import FLOATS, OUTPUTS, USER_INPUTS
 from .graph import DTYPES, EncodeGraph, PlainGraph, Precision
 
 OPSET = 20  # the first with half types in QuantizeLinear is 19; TensorRT 10.12 reads up to 22
+Form = Literal["graph", "pooled", "plain"]
 _SCOPES = "pkg.torch.onnx.name_scopes"
 
 
@@ -26,7 +27,7 @@ def export_encoder(
     model: Stars,
     path: Path,
     precision: Precision = "fp32",
-    form: Literal["graph", "pooled", "plain"] = "graph",
+    form: Form = "graph",
 ) -> None:
     """Writes the `encode` graph with dynamic batch and length, and checks it.
 

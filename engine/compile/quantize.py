@@ -6,7 +6,10 @@ quantised: they are all but a hundredth of the arithmetic. Attention's products,
 user's features keep the graph's dtype, since their results feed a softmax or the answer itself.
 """
 
+import re
+import tempfile
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,12 +18,43 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from engine.model.stars import Stars
 from engine.runtime.inputs import Batch, graph_batch
 from engine.runtime.onnx_cpu import graph_inputs
 
-from .onnx import check
+from .graph import Precision
+from .onnx import Form, check, export_encoder
 
-_LAYERS = "layers."
+_LAYERS = re.compile(r"(.*\.)?layers\.\d+\.")
+
+
+def export_int8(
+    model: Stars,
+    path: Path,
+    batches: Iterable[Batch],
+    base: Precision = "fp32",
+    form: Form = "graph",
+) -> None:
+    """Writes the `encode` graph in int8.
+
+    Args:
+        model: trained model, on the CPU.
+        path: the .onnx file.
+        batches: to calibrate on; see `observe`.
+        base: what is not quantised: fp32 for a CPU, which picks its own, fp16 or bf16 for a GPU.
+        form: see `export_encoder`.
+    Raises:
+        ValueError: see `observe` and `export_encoder`.
+    """
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        plain = Path(folder) / "encode.onnx"
+        export_encoder(model, plain, form=form)
+        graph = onnx.load(plain)
+        ranges = observe(graph, batches)
+        if base != "fp32":
+            export_encoder(model, plain, base, form)
+            graph = onnx.load(plain)
+    onnx.save(quantize(graph, ranges), path)
 
 
 def linear_nodes(graph: onnx.ModelProto) -> dict[str, onnx.NodeProto]:
@@ -29,7 +63,7 @@ def linear_nodes(graph: onnx.ModelProto) -> dict[str, onnx.NodeProto]:
     return {
         node.name: node
         for node in graph.graph.node
-        if node.op_type == "MatMul" and node.name.startswith(_LAYERS) and node.input[1] in constants
+        if node.op_type == "MatMul" and _LAYERS.match(node.name) and node.input[1] in constants
     }
 
 
