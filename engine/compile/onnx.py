@@ -11,11 +11,13 @@ from typing import Literal
 
 import onnx
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from engine.model.stars import Stars
 from engine.runtime.inputs import FLOATS, OUTPUTS, USER_INPUTS
 
+from . import append
+from .append import AppendGraph
 from .graph import DTYPES, EncodeGraph, PlainGraph, Precision
 
 OPSET = 20  # the first with half types in QuantizeLinear is 19; TensorRT 10.12 reads up to 22
@@ -52,14 +54,52 @@ def export_encoder(
     batch, length = torch.export.Dim("batch"), torch.export.Dim("length", max=model.config.window)
     by_user, by_event = {0: batch}, {0: batch, 1: length}
     shapes = tuple(by_user if name in USER_INPUTS else by_event for name in module.inputs)
+    example = _example(model, module.inputs, DTYPES[precision])
+    _export(module, example, shapes, module.inputs, OUTPUTS, path)
+
+
+def export_append(model: Stars, path: Path, precision: Precision = "fp32") -> None:
+    """Writes the `append` graph with dynamic batch, new rows and kept rows, and checks it.
+
+    Args:
+        model, path, precision: as in `export_encoder`.
+    Raises:
+        ValueError: the model is bidirectional, and keeps nothing.
+    """
+    model.eval()
+    module = AppendGraph(model, precision)
+    batch, kept = torch.export.Dim("batch"), torch.export.Dim("kept", max=model.config.window + 1)
+    new = torch.export.Dim("new", max=model.config.window + 1)
+    dims: dict[str, dict[int, object]] = {
+        "past_key": {0: batch, 2: kept},
+        "past_value": {0: batch, 2: kept},
+        "past_day": {0: batch, 1: kept},
+        "past_length": {0: batch},
+    }
+    shapes = tuple(
+        dims.get(name, {0: batch} if name in USER_INPUTS else {0: batch, 1: new})
+        for name in module.inputs
+    )
+    example = _append_example(model, module.inputs, DTYPES[precision])
+    _export(module, example, shapes, module.inputs, append.OUTPUTS, path)
+
+
+def _export(
+    module: nn.Module,
+    example: tuple[Tensor, ...],
+    shapes: tuple[object, ...],
+    inputs: tuple[str, ...],
+    outputs: tuple[str, ...],
+    path: Path,
+) -> None:
     with _without_noise(), torch.no_grad():
         program = torch.onnx.export(
             module.eval(),
-            _example(model, module.inputs, DTYPES[precision]),
+            example,
             dynamo=True,
             dynamic_shapes=(shapes,),
-            input_names=list(module.inputs),
-            output_names=list(OUTPUTS),
+            input_names=list(inputs),
+            output_names=list(outputs),
             opset_version=OPSET,
             verbose=False,
         )
@@ -126,3 +166,19 @@ def _example(model: Stars, names: tuple[str, ...], dtype: torch.dtype) -> tuple[
         torch.ones(batch, *widths.get(name, (length,)), dtype=dtypes.get(name, torch.int32))
         for name in names
     )
+
+
+def _append_example(model: Stars, names: tuple[str, ...], dtype: torch.dtype) -> tuple[Tensor, ...]:
+    """Inputs of a small batch with rows kept, for tracing."""
+    batch, kept = 2, 3
+    encoded = [name for name in names if name not in (*append.PAST, "is_user")]
+    given = dict(zip(encoded, _example(model, tuple(encoded), dtype), strict=True))
+    past = torch.ones(batch, model.config.layers, kept, model.config.d_model, dtype=dtype)
+    given |= {
+        "is_user": torch.zeros_like(given["event_type"]),
+        "past_key": past,
+        "past_value": past.clone(),
+        "past_length": torch.full((batch,), kept, dtype=torch.int32),
+        "past_day": torch.ones(batch, kept, dtype=torch.int32),
+    }
+    return tuple(given[name] for name in names)

@@ -1,9 +1,11 @@
 """Appending to kept keys and values equals encoding the whole window."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from hypothesis import given, settings
@@ -11,8 +13,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
-from engine.compile.append import AppendGraph
+from engine.compile.append import OUTPUTS, AppendGraph, append_inputs
 from engine.compile.graph import FIELDS
+from engine.compile.onnx import export_append
 from engine.model.build import model_data
 from engine.model.stars import Stars
 from tests.tiny import encoded, random_inputs, tiny_config, tiny_shop, trained_like
@@ -33,8 +36,15 @@ MODEL = tiny_model()
 class Cache:
     """A user's kept keys and values, as a server would hold them."""
 
-    def __init__(self, model: Stars, inputs: dict[str, NDArray[Any]], padding: int = 0) -> None:
-        self.graph, self.inputs, self.padding = AppendGraph(model).eval(), inputs, padding
+    def __init__(
+        self,
+        model: Stars,
+        inputs: dict[str, NDArray[Any]],
+        padding: int = 0,
+        graph: Any = None,
+    ) -> None:
+        self.graph = AppendGraph(model).eval() if graph is None else graph
+        self.inputs, self.padding = inputs, padding
         batch, width = len(inputs["length"]), model.config.d_model
         empty = torch.zeros(batch, model.config.layers, 0, width)
         self.key, self.value, self.day = empty, empty, torch.zeros(batch, 0, dtype=torch.int32)
@@ -88,7 +98,7 @@ def first(inputs: dict[str, NDArray[Any]], n: int) -> dict[str, NDArray[Any]]:
     return inputs | cut | {"length": np.full_like(inputs["length"], n)}
 
 
-def compare(model: Stars, inputs: dict[str, NDArray[Any]], pieces: list[int], **cache: int) -> None:
+def compare(model: Stars, inputs: dict[str, NDArray[Any]], pieces: list[int], **cache: Any) -> None:
     kept = Cache(model, inputs, **cache)
     for n in pieces:
         got = kept.append(n)
@@ -113,6 +123,27 @@ def test_any_pieces_and_any_padding(pieces: list[int], padding: int) -> None:
 def test_other_shapes_of_the_model(changes: dict[str, Any]) -> None:
     model = tiny_model(**changes)
     compare(model, window(model, 2, 12, seed=3), [8, 3, 1])
+
+
+class Exported:
+    """The graph as ONNX Runtime runs it, called like the module."""
+
+    def __init__(self, path: Path) -> None:
+        self.session = onnxruntime.InferenceSession(str(path))
+        self.inputs = [node.name for node in self.session.get_inputs()]
+
+    def __call__(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        given = {name: x.numpy() for name, x in zip(self.inputs, tensors, strict=True)}
+        return tuple(map(torch.from_numpy, self.session.run(OUTPUTS, given)))
+
+
+def test_the_exported_graph_gives_the_same(tmp_path: Path) -> None:
+    export_append(MODEL, tmp_path / "append.onnx")
+    graph = Exported(tmp_path / "append.onnx")
+    assert graph.inputs == list(append_inputs(MODEL))
+    for batch, pieces in ((1, [20, 3, 1]), (3, [1, 1, 7]), (2, [40])):
+        inputs = window(MODEL, batch, sum(pieces), seed=4)
+        compare(MODEL, inputs, pieces, padding=batch - 1, graph=graph)
 
 
 def test_a_planted_error_is_seen() -> None:
