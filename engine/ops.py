@@ -12,28 +12,19 @@ if getattr(kernels, "OWNER", None) != "stars-engine":
         "uninstall the foreign package or put this project first on the path"
     )
 
-from kernels import backend, layers
+from kernels import backend
 from kernels.attention import attention
 from kernels.candidate_softmax import CandidateLoss, candidate_softmax
-from kernels.launch import Launch
-from kernels.layers import Layer, Output, Start, three
-from kernels.plugin import ContractError, Plugin
-from kernels.score_topk import TopK, score_topk
+from kernels.layers import Layer, three
+from kernels.score_topk import score_topk
 from kernels.token_assembly import Tags, pack_tags, tag_sums, token_assembly, unfolded_rows
 
 __all__ = [
     "CandidateLoss",
-    "ContractError",
-    "Launch",
     "Layer",
-    "Output",
-    "Plugin",
-    "Start",
     "Tags",
-    "TopK",
     "attention",
     "candidate_softmax",
-    "layers",
     "pack_tags",
     "score_topk",
     "tag_sums",

@@ -51,7 +51,7 @@ def choose(
         backend = cast(Backend, os.environ[OVERRIDE])
         asked = f"{OVERRIDE} asks for it"
     obstacle = unsupported
-    # Meta tensors have no storage to run on: their launches are only recorded.
+    # Meta tensors go the way that the operator's fake describes.
     if obstacle is None and device.type not in ("cuda", "meta") and not interpreting():
         obstacle = f"the tensors are on {device.type}, Triton kernels need a CUDA device"
     if backend == "triton" and obstacle is not None:

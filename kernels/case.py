@@ -23,7 +23,6 @@ class Case:
         config: name of the shape class, for instance "pooled fp16 B32 L201 H8 d96".
         run: makes inputs on a device and calls the operator's Triton backend. Called on "meta"
             to record launches, on "cpu" in the interpreter to count bytes, on "cuda" to time.
-        reference: the same call on the reference backend, for timings beside it; None without one.
         ideal_bytes: every streamed operand in once and out once, every cached table once.
         bytes_bound: the most that traced bytes / ideal_bytes may be.
         flops: multiply-adds count two; matrix products only.
@@ -44,7 +43,6 @@ class Case:
     ideal_bytes: int
     bytes_bound: float
     flops: int
-    reference: Callable[[torch.device], object] | None = None
     cached: frozenset[str] = frozenset()
     torch_bytes: int = 0
     unfused: tuple[Step, ...] = ()

@@ -1,5 +1,6 @@
 """One door to every kernel, so that launches can be compiled, traced and counted without a GPU."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -41,10 +42,7 @@ class Launch:
     @property
     def blocks(self) -> int:
         """Blocks of the whole grid."""
-        total = 1
-        for size in self.grid:
-            total *= size
-        return total
+        return math.prod(self.grid)
 
 
 Watcher = Callable[[Launch], AbstractContextManager[None]]

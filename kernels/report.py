@@ -1,6 +1,7 @@
 """What the shipped kernels move, take and are modelled to cost, against their bounds."""
 
 import importlib
+import math
 import os
 from collections.abc import Iterable
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -248,7 +249,7 @@ def _byte_breaches(
 def _card_breaches(case: Case, sm: int, kernels: list[KernelRow]) -> Iterable[str]:
     card = CARDS[sm]
     for kernel in kernels:
-        blocks = _blocks(kernel)
+        blocks = math.prod(kernel.grid)
         if kernel.spill_bytes:
             yield f"{kernel.name}: {kernel.spill_bytes} bytes of local memory a thread"
         if kernel.shared_bytes > card.block_shared_bytes:
@@ -261,19 +262,12 @@ def _card_breaches(case: Case, sm: int, kernels: list[KernelRow]) -> Iterable[st
             yield f"{kernel.name}: {blocks} blocks for {card.multiprocessors} multiprocessors"
 
 
-def _blocks(kernel: KernelRow) -> int:
-    total = 1
-    for size in kernel.grid:
-        total *= size
-    return total
-
-
 def _modelled_us(case: Case, sm: int, kernels: list[KernelRow], moved: Moved) -> float:
     """Roofline: the slower of bytes and flops, each stretched by the busiest multiprocessor."""
     card = CARDS[sm]
     bytes_s = case.torch_bytes / card.bytes_per_s
     for kernel, moved_bytes in zip(kernels, moved.by_launch, strict=True):
-        blocks = _blocks(kernel)
+        blocks = math.prod(kernel.grid)
         stretch = -(-blocks // card.multiprocessors) * card.multiprocessors / blocks
         bytes_s += moved_bytes / card.bytes_per_s * stretch
     return round(max(bytes_s, case.flops / card.flops_per_s) * 1e6, 2)

@@ -9,12 +9,12 @@ of that place is the [USER] vector, which stands before all events.
 """
 
 import torch
-from torch import Tensor, nn
+import torch.nn.functional as F
+from torch import Tensor
 
-from engine.model.encoder import Layer
 from engine.model.stars import Stars
 
-from .graph import DTYPES, Bias, Block, Norm, Precision, Tokens, _linear, graph_inputs
+from .graph import Block, Graph, Precision, graph_inputs
 
 PAST = ("past_key", "past_value", "past_length", "past_day")
 OUTPUTS = ("h_next", "h_gen", "key", "value")
@@ -27,7 +27,7 @@ def append_inputs(model: Stars) -> tuple[str, ...]:
     return (*names, "is_user", *(PAST if "day" in names else PAST[:-1]))
 
 
-class AppendGraph(nn.Module):
+class AppendGraph(Graph):
     """h_next, h_gen [B, d_serve] fp32 and the new rows' keys and values, [B, layers, n, D].
 
     Its inputs are the encode graph's over n new rows instead of L events, without `length`, and:
@@ -42,18 +42,9 @@ class AppendGraph(nn.Module):
     """
 
     def __init__(self, model: Stars, precision: Precision = "fp32") -> None:
-        super().__init__()
         if model.config.pooling != "causal":
             raise ValueError(f"append: pooling: expected 'causal', got {model.config.pooling!r}")
-        dtype = DTYPES[precision]
-        self.inputs = append_inputs(model)
-        self.tokens = Tokens(model, dtype)
-        layers = [layer for layer in model.encoder.layers if isinstance(layer, Layer)]
-        self.bias = Bias(layers, dtype)
-        self.layers = nn.ModuleList(Block(layer, dtype) for layer in layers)
-        self.norm = Norm(model.encoder.norm, dtype)
-        self.next = _linear(model.head_next.weight, model.head_next.bias, dtype)
-        self.general = _linear(model.head_general.weight, model.head_general.bias, dtype)
+        super().__init__(model, precision, append_inputs(model))
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Both vectors, new keys and new values; `tensors` in the order of `self.inputs`."""
@@ -86,7 +77,7 @@ class AppendGraph(nn.Module):
         place = torch.arange(rows.shape[1], dtype=torch.int32)
         # The first filled row is [USER]: the event after it is at position 0.
         position = (given["past_length"][:, None] + place - 1).clamp(min=0)
-        rows = rows + nn.functional.embedding(position, self.tokens.position)
+        rows = rows + F.embedding(position, self.tokens.position)
         user = self.tokens.user(given, rows.shape[0])[:, None]
         is_user = given["is_user"][:, :, None].to(rows.dtype)
         read_out = user + self.tokens.read_out

@@ -48,17 +48,17 @@ def graph_inputs(model: Stars) -> tuple[str, ...]:
     )
 
 
-class EncodeGraph(nn.Module):
-    """h_next, h_gen [B, d_serve] fp32 of the tensors that `graph_inputs` names.
+class Graph(nn.Module):
+    """The parts that both graphs are made of; a graph says how they follow each other.
 
-    rows [B, L, d_model] comes in the graph's dtype, other floats in fp32, integers in int32.
+    Attributes:
+        inputs: names of what the graph reads, in order.
     """
 
-    def __init__(self, model: Stars, precision: Precision = "fp32") -> None:
+    def __init__(self, model: Stars, precision: Precision, inputs: tuple[str, ...]) -> None:
         super().__init__()
         dtype = DTYPES[precision]
-        self.inputs = graph_inputs(model)
-        self.pooling = model.config.pooling
+        self.inputs = inputs
         self.tokens = Tokens(model, dtype)
         layers = [layer for layer in model.encoder.layers if isinstance(layer, Layer)]
         self.bias = Bias(layers, dtype)
@@ -66,6 +66,17 @@ class EncodeGraph(nn.Module):
         self.norm = Norm(model.encoder.norm, dtype)
         self.next = _linear(model.head_next.weight, model.head_next.bias, dtype)
         self.general = _linear(model.head_general.weight, model.head_general.bias, dtype)
+
+
+class EncodeGraph(Graph):
+    """h_next, h_gen [B, d_serve] fp32 of the tensors that `graph_inputs` names.
+
+    rows [B, L, d_model] comes in the graph's dtype, other floats in fp32, integers in int32.
+    """
+
+    def __init__(self, model: Stars, precision: Precision = "fp32") -> None:
+        super().__init__(model, precision, graph_inputs(model))
+        self.pooling = model.config.pooling
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, Tensor]:
         """Both vectors; `tensors` are in the order of `self.inputs`."""

@@ -198,11 +198,6 @@ def _(
     max_queries: int | None,
     save: bool,
 ) -> tuple[Tensor, Tensor]:
-    if query.is_meta:  # launches on meta tensors are recorded, then compiled or counted
-        arguments = launch.Arguments(
-            query, key, value, cut, bias_table, query_day, key_day, query_offsets, key_offsets
-        )
-        return launch.forward(arguments, max_queries, save)
     logsumexp = query.new_empty(query.shape[-2], cut.numel() if save else 0, dtype=torch.float32)
     return query.new_empty(query.shape), logsumexp
 
@@ -243,11 +238,6 @@ def _(
     grad_out: Tensor,
     logsumexp: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    if query.is_meta:
-        arguments = launch.Arguments(
-            query, key, value, cut, bias_table, query_day, key_day, query_offsets, key_offsets
-        )
-        return launch.backward(arguments, out, grad_out, logsumexp)
     grad_table = (
         query.new_empty(0, dtype=torch.float32)
         if bias_table is None

@@ -1,6 +1,6 @@
 """Shapes that attention ships for: the paper's (d_model 768, 8 heads of 96) and `small`'s."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from kernels.case import Case, Step
 
-from .api import attention
+from . import launch
 
 OP = "attention"
 N_BUCKETS = 11
@@ -68,8 +68,8 @@ class Shape:
         days = (self.queries + self.keys) * INT + self.heads * N_BUCKETS * FLOAT
         return self.queries * INT + (days if self.biased else 0)
 
-    def arguments(self, device: torch.device) -> dict[str, Tensor]:
-        """Inputs of the operator; with values where the device has them."""
+    def arguments(self, device: torch.device) -> launch.Arguments:
+        """Inputs of the kernels; with values where the device has them."""
         rows, b = (self.heads, self.d), len(self.cuts)
         queries = (self.queries,) if self.packed else (b, len(self.cuts[0]))
         keys = (sum(self.n_keys),) if self.room is None else (b, self.room)
@@ -80,22 +80,22 @@ class Shape:
         def ones(*shape: int) -> Tensor:
             return torch.ones(*shape, *rows, dtype=torch.float16, device=device)
 
-        flat = [cut for cuts in self.cuts for cut in cuts]
-        found = {
-            "query": ones(*queries),
-            "key": ones(*keys),
-            "value": ones(*keys),
-            "cut": integers(flat).view(queries),
-        }
+        table = query_day = key_day = None
         if self.biased:
-            found["bias_table"] = torch.zeros(self.heads, N_BUCKETS, device=device)
-            found["query_day"] = torch.zeros(queries, dtype=torch.int32, device=device)
-            found["key_day"] = torch.zeros(keys, dtype=torch.int32, device=device)
-        if self.packed:
-            found["query_offsets"] = integers([0, *accumulate(map(len, self.cuts))])
-        if self.room is None:
-            found["key_offsets"] = integers([0, *accumulate(self.n_keys)])
-        return found
+            table = torch.zeros(self.heads, N_BUCKETS, device=device)
+            query_day = torch.zeros(queries, dtype=torch.int32, device=device)
+            key_day = torch.zeros(keys, dtype=torch.int32, device=device)
+        return launch.Arguments(
+            query=ones(*queries),
+            key=ones(*keys),
+            value=ones(*keys),
+            cut=integers([cut for cuts in self.cuts for cut in cuts]).view(queries),
+            bias_table=table,
+            query_day=query_day,
+            key_day=key_day,
+            query_offsets=integers([0, *accumulate(map(len, self.cuts))]) if self.packed else None,
+            key_offsets=integers([0, *accumulate(self.n_keys)]) if self.room is None else None,
+        )
 
 
 def cases() -> list[Case]:
@@ -128,18 +128,10 @@ def cases() -> list[Case]:
 
 
 def _forward(name: str, shape: Shape, bound: float, why_few_blocks: str = "") -> Case:
-    def run(backend: str) -> Callable[[torch.device], object]:
-        def call(device: torch.device) -> object:
-            with torch.no_grad():
-                return attention(**shape.arguments(device), backend=backend)  # type: ignore[arg-type]
-
-        return call
-
     return Case(
         op=OP,
         config=_config(name, shape),
-        run=run("triton"),
-        reference=run("reference"),
+        run=lambda device: launch.forward(shape.arguments(device), None, save=False),
         ideal_bytes=(2 * shape.queries + 2 * shape.keys) * shape.row_bytes + shape.side_bytes,
         bytes_bound=bound,
         flops=4 * shape.pairs * shape.heads * shape.d,
@@ -155,11 +147,9 @@ def _backward(name: str, shape: Shape, bound: float, why_few_blocks: str = "") -
 
     def run(device: torch.device) -> object:
         arguments = shape.arguments(device)
-        names = ("query", "key", "value", "cut", "bias_table", "query_day", "key_day")
         logsumexp = torch.zeros(shape.heads, shape.queries, device=device)
-        out, grad_out = (torch.zeros_like(arguments["query"]) for _ in range(2))
-        given = [arguments[name] for name in names]
-        return torch.ops.stars.attention_backward(*given, None, None, out, grad_out, logsumexp)
+        out, grad_out = (torch.zeros_like(arguments.query) for _ in range(2))
+        return launch.backward(arguments, out, grad_out, logsumexp)
 
     scalars = shape.heads * shape.queries * FLOAT
     table = shape.heads * N_BUCKETS * FLOAT

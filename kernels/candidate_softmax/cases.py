@@ -8,7 +8,6 @@ from torch import Tensor
 from kernels.case import Case, Step
 
 from . import launch
-from .reference import candidate_softmax as reference
 
 GATHERED = frozenset(
     f"{name}_ptr"
@@ -122,7 +121,6 @@ def _forward(name: str, shape: Shape, bound: float) -> Case:
         op="candidate_softmax",
         config=f"{name} {shape}",
         run=lambda device: launch.forward(shape.inputs(device)),
-        reference=lambda device: reference(*_arguments(shape.inputs(device))),
         ideal_bytes=shape.forward_bytes,
         bytes_bound=bound,
         flops=2 * shape.p * (shape.c + shape.s) * shape.d,
@@ -139,7 +137,6 @@ def _step(name: str, shape: Shape, bound: float) -> Case:
         op="candidate_softmax",
         config=f"{name} step {shape}",
         run=lambda device: step(shape.inputs(device)),
-        reference=lambda device: _reference_step(shape.inputs(device)),
         ideal_bytes=shape.forward_bytes + shape.backward_bytes,
         bytes_bound=bound,
         # Logits twice, d hidden and d items once each, of both kinds of candidates.
@@ -186,16 +183,6 @@ def unfused_peak_bytes(shape: Shape) -> int:
     gathered = 2 * shape.p * shape.c * shape.d
     logits = 4 * shape.p * (shape.c + shape.s)
     return 2 * gathered + 2 * logits + shape.p * shape.s
-
-
-def _reference_step(x: launch.Inputs) -> tuple[Tensor, ...]:
-    arguments = [argument.detach() for argument in _arguments(x)]
-    learned = [arguments[i].requires_grad_() for i in (0, 1, 7)]
-    return torch.autograd.grad(reference(*arguments).loss.mean(), learned)
-
-
-def _arguments(x: launch.Inputs) -> tuple[Tensor, ...]:
-    return (*list(vars(x).values())[:-1], x.negative.view(torch.bool))
 
 
 def _cached(shape: Shape) -> frozenset[str]:

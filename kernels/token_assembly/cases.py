@@ -8,7 +8,7 @@ from torch import Tensor
 
 from kernels.case import Case, Step
 
-from . import launch, reference
+from . import launch
 from .cases_rows import rows_cases
 
 HALF, INT, LONG, FLOAT = 2, 4, 8, 4  # bytes
@@ -96,7 +96,6 @@ def _forward(name: str, shape: Shape, *, ragged: bool = False, norm: bool = Fals
         op="token_assembly",
         config=f"{name} {shape}",
         run=run,
-        reference=lambda device: reference.token_assembly(**_inputs(shape, device, ragged, norm)),
         ideal_bytes=ideal,
         bytes_bound=1.05,
         flops=0,

@@ -1,7 +1,4 @@
-"""The kernels as torch operators with gradients: `stars::token_assembly`, `stars::unfolded_rows`.
-
-Meta tensors run the launchers too, which then allocate and start nothing.
-"""
+"""The kernels as torch operators with gradients: stars::token_assembly, stars::unfolded_rows."""
 
 from typing import Any
 

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from engine.compile.bridge import register
-from engine.ops import ContractError, Launch, Layer, Output, Plugin, Start
-from kernels.layers import CeilDiv, Shapes
+from kernels.launch import Launch
+from kernels.layers import CeilDiv, Layer, Output, Shapes, Start
+from kernels.plugin import ContractError, Plugin
 from tests.compile import tensorrt_stand_in as stand_in
 from tests.compile.tensorrt_stand_in import ITensor
 

@@ -1,21 +1,16 @@
 """The serving kernels, compiled and handed to TensorRT's plugin layer, at the paper's shapes."""
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.compile import tensorrt_stand_in as stand_in
+from tests.compiled import run_compiled
 
-ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = """
 import dataclasses, json, sys
 from engine.compile.bridge import register
-from engine.ops import layers
+from kernels import layers
 from tests.compile import tensorrt_stand_in as stand_in
 from tests.compile.tensorrt_stand_in import ITensor
 
@@ -61,13 +56,7 @@ print(json.dumps(result))
 def started() -> dict[str, Any]:
     if not stand_in.available():
         pytest.skip("the bindings wheel of TensorRT is not installed: its plugin layer was not run")
-    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    result = subprocess.run(
-        [sys.executable, "-c", SCRIPT], cwd=ROOT, env=environment, capture_output=True, text=True
-    )
-    assert result.returncode == 0, result.stderr
-    found: dict[str, Any] = json.loads(result.stdout)
-    return found
+    return run_compiled(SCRIPT)
 
 
 @pytest.mark.parametrize("batch", [1, 8])

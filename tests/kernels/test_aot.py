@@ -1,10 +1,5 @@
 """The compiler's side, in a process that does not interpret: the two exclude each other."""
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,8 +10,8 @@ from kernels.backend import BackendUnavailable
 from kernels.cards import CARDS
 from kernels.launch import Launch
 from kernels.ptx import Access, accesses, tensor_core_instructions
+from tests.compiled import run_compiled
 
-ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = """
 import json, sys
 import torch
@@ -57,13 +52,7 @@ print(json.dumps(result))
 
 @pytest.fixture(scope="module")
 def built() -> dict[str, Any]:
-    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    result = subprocess.run(
-        [sys.executable, "-c", SCRIPT], cwd=ROOT, env=environment, capture_output=True, text=True
-    )
-    assert result.returncode == 0, result.stderr
-    found: dict[str, Any] = json.loads(result.stdout)
-    return found
+    return run_compiled(SCRIPT)
 
 
 def test_loads_are_told_by_operand(built: dict[str, Any]) -> None:

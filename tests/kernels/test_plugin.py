@@ -1,17 +1,12 @@
 """The plugin contract: what keeps it, and each rule broken once."""
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from kernels.plugin import strip_hidden
+from tests.compiled import run_compiled
 
-ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = """
 import json, sys
 import torch
@@ -77,13 +72,7 @@ print(json.dumps(result))
 
 @pytest.fixture(scope="module")
 def found() -> dict[str, Any]:
-    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    result = subprocess.run(
-        [sys.executable, "-c", SCRIPT], cwd=ROOT, env=environment, capture_output=True, text=True
-    )
-    assert result.returncode == 0, result.stderr
-    parsed: dict[str, Any] = json.loads(result.stdout)
-    return parsed
+    return run_compiled(SCRIPT)
 
 
 @pytest.mark.parametrize(
