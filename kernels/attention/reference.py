@@ -20,7 +20,7 @@ def day_buckets(query_day: Tensor, key_day: Tensor, n_buckets: int) -> Tensor:
     """
     last = (1 << (n_buckets - 1)) >> 1  # the first difference in the last bucket
     days = (query_day[:, :, None] - key_day[:, None, :]).clamp(min=0, max=last)
-    # A look-up by day: exact, and a few times faster than a logarithm.
+    # A look-up by day: exact, and one pass where a logarithm takes several.
     by_day = torch.tensor([n.bit_length() for n in range(last + 1)], device=days.device)
     return by_day.gather(0, days.flatten().long()).view(days.shape)
 
