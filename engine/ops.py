@@ -12,19 +12,23 @@ if getattr(kernels, "OWNER", None) != "stars-engine":
         "uninstall the foreign package or put this project first on the path"
     )
 
-from kernels import backend
+from kernels import backend, layers
 from kernels.attention import attention
 from kernels.candidate_softmax import CandidateLoss, candidate_softmax
 from kernels.layers import Layer, three
+from kernels.plugin import PTX_VERSIONS, ContractError
 from kernels.score_topk import score_topk
 from kernels.token_assembly import Tags, pack_tags, tag_sums, token_assembly, unfolded_rows
 
 __all__ = [
+    "PTX_VERSIONS",
     "CandidateLoss",
+    "ContractError",
     "Layer",
     "Tags",
     "attention",
     "candidate_softmax",
+    "layers",
     "pack_tags",
     "score_topk",
     "tag_sums",

@@ -153,14 +153,17 @@ def pooled_attention(
     heads: int,
     head_dim: int,
     n_queries: int = 2,
+    n_day_buckets: int = 0,
     dtype: torch.dtype = torch.float16,
 ) -> Layer:
     """The last layer's few rows over a sequence's keys and values.
 
     Args:
         buckets: (batch, keys) of each.
+        n_day_buckets: columns of the bias by difference of days; 0 for none, and then no days.
     """
     launches = []
+    biased = n_day_buckets > 0
     for batch, keys in buckets:
         cached = _meta(batch, keys, heads, head_dim, dtype=dtype)
         with recording() as made:
@@ -170,9 +173,9 @@ def pooled_attention(
                     cached,
                     cached,
                     _meta(batch, n_queries, dtype=torch.int32),
-                    None,
-                    None,
-                    None,
+                    _meta(heads, n_day_buckets, dtype=dtype) if biased else None,
+                    _meta(batch, n_queries, dtype=torch.int32) if biased else None,
+                    _meta(batch, keys, dtype=torch.int32) if biased else None,
                     None,
                     None,
                 ),
@@ -219,9 +222,16 @@ def score_topk(
     k: int,
     dtype: torch.dtype = torch.float16,
 ) -> tuple[Layer, Layer]:
-    """The scan and, chained to it, the merge; all batches of one shape class."""
+    """The scan and, chained to it, the merge, in the shape class of the largest batch.
+
+    One PTX serves all batches; what a smaller one loses is that a class of its own has more blocks.
+
+    Args:
+        batches: queries of each bucket.
+    """
     scans, merges = [], []
     words = -(-n_items // topk_launch.WORD_BITS)
+    config = topk_launch.choose_config(max(batches), n_items, k)
     for batch in batches:
         with recording() as made:
             topk_launch.score_topk(
@@ -230,11 +240,11 @@ def score_topk(
                 _meta(n_items, dtype=torch.float32),
                 _meta(batch, words, dtype=torch.int32),
                 k,
+                config,
             )
         scan, merge = made
         scans.append(scan)
         merges.append(merge)
-    config = topk_launch.choose_config(batches[0], n_items, k)
     sizes = {"n_items": n_items, "n_words": words, "n_chunks": config.chunks}
 
     def lists(shapes: Shapes) -> dict[str, Output]:

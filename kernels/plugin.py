@@ -24,11 +24,11 @@ HIDDEN = 2  # Triton's global_scratch and profile_scratch, behind all others
 
 
 class ContractError(ValueError):
-    """A kernel that cannot be a plugin; `rule` names what it breaks."""
+    """A `kernel` that cannot be a plugin; `rule` names what it breaks."""
 
     def __init__(self, kernel: str, rule: str, sentence: str) -> None:
         super().__init__(f"plugin {kernel}: {rule}: {sentence}")
-        self.rule = rule
+        self.kernel, self.rule = kernel, rule
 
 
 @dataclass(frozen=True)

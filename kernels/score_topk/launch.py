@@ -66,16 +66,24 @@ def choose_config(n_queries: int, n_items: int, k: int) -> Config:
 
 
 def score_topk(
-    queries: Tensor, items: Tensor, bias: Tensor, mask: Tensor | None, k: int
+    queries: Tensor,
+    items: Tensor,
+    bias: Tensor,
+    mask: Tensor | None,
+    k: int,
+    config: Config | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Values [B, k] fp32 and indices [B, k] int64 by the kernels; arguments as in `api.py`."""
+    """Values [B, k] fp32 and indices [B, k] int64 by the kernels; arguments as in `api.py`.
+
+    `config` is another shape class than the call's own, to share one with larger batches.
+    """
     n_queries, d = queries.shape
     n_items = items.shape[0]
     values = torch.empty((n_queries, k), dtype=torch.float32, device=queries.device)
     indices = torch.empty((n_queries, k), dtype=torch.int64, device=queries.device)
     if n_items == 0:
         return values.fill_(float("-inf")), indices.fill_(-1)
-    config = choose_config(n_queries, n_items, k)
+    config = config or choose_config(n_queries, n_items, k)
     n_words = -(-n_items // WORD_BITS)
     n_chunks, keep = config.chunks, config.keep
     lists = torch.empty((n_queries, n_chunks, keep), dtype=torch.int64, device=queries.device)
