@@ -255,14 +255,18 @@ class Block(nn.Module):
         self, states: Tensor, normed: Tensor, key: Tensor, value: Tensor, bias: Tensor
     ) -> Tensor:
         """New states [B, Q, D] of queries at `normed` over keys and values [B, K, D]."""
-        query, key, value = self._split(self.query(normed)), self._split(key), self._split(value)
+        query, key, value = self.split(self.query(normed)), self.split(key), self.split(value)
         logits = (query @ key.transpose(2, 3)).float() + bias.float()
         weights = torch.softmax(logits, dim=-1).to(self.dtype)
-        states = states + self.out(_join(weights @ value))
+        return self.feed(states, weights @ value)
+
+    def feed(self, states: Tensor, attended: Tensor) -> Tensor:
+        """What follows attention: `states` [B, Q, D] and the heads' results [B, H, Q, d]."""
+        states = states + self.out(_join(attended))
         result: Tensor = states + self.feed_out(F.relu(self.feed_in(self.norm_feed(states))))
         return result
 
-    def _split(self, x: Tensor) -> Tensor:
+    def split(self, x: Tensor) -> Tensor:
         """[B, Q, D] to [B, H, Q, d]."""
         return x.view(*x.shape[:2], self.heads, -1).transpose(1, 2)
 

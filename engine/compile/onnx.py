@@ -71,8 +71,8 @@ def export_append(model: Stars, path: Path, precision: Precision = "fp32") -> No
     batch, kept = torch.export.Dim("batch"), torch.export.Dim("kept", max=model.config.window + 1)
     new = torch.export.Dim("new", max=model.config.window + 1)
     dims: dict[str, dict[int, object]] = {
-        "past_key": {0: batch, 2: kept},
-        "past_value": {0: batch, 2: kept},
+        "past_key": {0: batch, 4: kept},
+        "past_value": {0: batch, 3: kept},
         "past_day": {0: batch, 1: kept},
         "past_length": {0: batch},
     }
@@ -173,11 +173,13 @@ def _append_example(model: Stars, names: tuple[str, ...], dtype: torch.dtype) ->
     batch, kept = 2, 3
     encoded = [name for name in names if name not in (*append.PAST, "is_user")]
     given = dict(zip(encoded, _example(model, tuple(encoded), dtype), strict=True))
-    past = torch.ones(batch, model.config.layers, kept, model.config.d_model, dtype=dtype)
+    config = model.config
+    heads, width = config.heads, config.d_model // config.heads
+    past = torch.ones(batch, config.layers, heads, kept, width, dtype=dtype)
     given |= {
         "is_user": torch.zeros_like(given["event_type"]),
-        "past_key": past,
-        "past_value": past.clone(),
+        "past_key": past.transpose(3, 4).contiguous(),
+        "past_value": past,
         "past_length": torch.full((batch,), kept, dtype=torch.int32),
         "past_day": torch.ones(batch, kept, dtype=torch.int32),
     }

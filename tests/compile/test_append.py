@@ -45,9 +45,10 @@ class Cache:
     ) -> None:
         self.graph = AppendGraph(model).eval() if graph is None else graph
         self.inputs, self.padding = inputs, padding
-        batch, width = len(inputs["length"]), model.config.d_model
-        empty = torch.zeros(batch, model.config.layers, 0, width)
-        self.key, self.value, self.day = empty, empty, torch.zeros(batch, 0, dtype=torch.int32)
+        batch, config = len(inputs["length"]), model.config
+        empty = torch.zeros(batch, config.layers, config.heads, 0, config.d_model // config.heads)
+        self.key, self.value = empty.transpose(3, 4), empty
+        self.day = torch.zeros(batch, 0, dtype=torch.int32)
         self.done = 0
 
     def append(self, n: int) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -61,21 +62,20 @@ class Cache:
             for name in set(BY_EVENT) & set(new):
                 new[name] = torch.cat([new[name][:, :1], new[name]], dim=1)
             is_user = torch.cat([torch.ones(batch, 1, dtype=torch.int32), is_user], dim=1)
-        filled = self.key.shape[2]
-        pad = (0, 0, 0, self.padding)
+        filled = self.value.shape[3]
         given = new | {
             "is_user": is_user,
             # Padding that anybody read would be seen in every number.
-            "past_key": torch.nn.functional.pad(self.key, pad, value=1e3),
-            "past_value": torch.nn.functional.pad(self.value, pad, value=1e3),
+            "past_key": torch.nn.functional.pad(self.key, (0, self.padding), value=1e3),
+            "past_value": torch.nn.functional.pad(self.value, (0, 0, 0, self.padding), value=1e3),
             "past_length": torch.full((batch,), filled, dtype=torch.int32),
             "past_day": torch.nn.functional.pad(self.day, (0, self.padding)),
         }
         with torch.no_grad():
             h_next, h_gen, key, value = self.graph(*(given[name] for name in self.graph.inputs))
-        assert key.shape == (batch, self.key.shape[1], is_user.shape[1], self.key.shape[3])
-        self.key = torch.cat([self.key, key], dim=2)
-        self.value = torch.cat([self.value, value], dim=2)
+        assert key.shape == (*self.key.shape[:4], is_user.shape[1])
+        self.key = torch.cat([self.key, key], dim=4)
+        self.value = torch.cat([self.value, value], dim=3)
         if "day" in new:
             self.day = torch.cat([self.day, new["day"]], dim=1)
         self.done += n
@@ -151,7 +151,7 @@ def test_a_planted_error_is_seen() -> None:
     inputs = window(MODEL, 1, 6, seed=1)
     kept = Cache(MODEL, inputs, padding=2)
     kept.append(5)
-    kept.key = torch.nn.functional.pad(kept.key, (0, 0, 0, 1))
+    kept.key = torch.nn.functional.pad(kept.key, (0, 1))
     kept.value = torch.nn.functional.pad(kept.value, (0, 0, 0, 1))
     kept.day = torch.nn.functional.pad(kept.day, (0, 1))
     got = kept.append(1)
