@@ -1,0 +1,134 @@
+"""The contract of every index: k best items of each query under a mask, prior included."""
+
+from abc import ABC, abstractmethod
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .mask import mask_words
+
+FLOAT_MAX = float(np.finfo(np.float32).max)
+
+
+class TopK(NamedTuple):
+    """Scores [B, k] float32, descending, and items [B, k] int64 indices.
+
+    Equal scores are in ascending index; rows with fewer than k items end in -inf and -1.
+    """
+
+    scores: NDArray[np.float32]
+    items: NDArray[np.int64]
+
+    @classmethod
+    def empty(cls, batch: int, k: int) -> "TopK":
+        """No item at all: -inf and -1."""
+        return cls(np.full((batch, k), -np.inf, np.float32), np.full((batch, k), -1, np.int64))
+
+
+class Index(Protocol):
+    """What a request path needs of an index."""
+
+    n_items: int
+    dim: int
+
+    def search(
+        self, queries: NDArray[np.float32], k: int, mask: NDArray[np.int32] | None = None
+    ) -> TopK:
+        """As `CheckedIndex.search`."""
+
+
+class CheckedIndex(ABC):
+    """Checks arguments, in the same words for every backend, and leaves the search to it."""
+
+    def __init__(
+        self, candidates: NDArray[np.float32], bias: NDArray[np.float32], threads: int = 1
+    ) -> None:
+        """Takes the item rows.
+
+        Args:
+            candidates: [N, D] float32, finite.
+            bias: [N] float32, finite.
+            threads: threads of one search. FAISS's are set for the whole process: the last index
+                wins.
+        Raises:
+            ValueError: a shape, dtype, value or thread count outside the above.
+        """
+        name = type(self).__name__
+        if candidates.ndim != 2 or candidates.dtype != np.float32:
+            raise ValueError(
+                f"{name}: candidates: expected [N, D] float32, "
+                f"got {list(candidates.shape)} {candidates.dtype}"
+            )
+        self.n_items, self.dim = candidates.shape
+        if bias.shape != (self.n_items,) or bias.dtype != np.float32:
+            raise ValueError(
+                f"{name}: bias: expected [{self.n_items}] float32, "
+                f"got {list(bias.shape)} {bias.dtype}"
+            )
+        if threads < 1:
+            raise ValueError(f"{name}: threads: expected at least 1, got {threads}")
+        if not (np.isfinite(candidates).all() and np.isfinite(bias).all()):
+            raise ValueError(f"{name}: candidates and bias: expected finite numbers")
+        self._largest_norm = float(np.hypot(norms(candidates), bias).max(initial=0.0))
+
+    def search(
+        self, queries: NDArray[np.float32], k: int, mask: NDArray[np.int32] | None = None
+    ) -> TopK:
+        """Equals a stable descending sort of queries @ candidates.T + bias over the allowed items.
+
+        Args:
+            queries: [B, D] float32, finite.
+            k: at least 1, may exceed N.
+            mask: [B, ceil(N / 32)] int32 words; item 32 w + j of row r may be answered where bit j
+                of mask[r, w] is set. None allows every item.
+        Returns:
+            TopK of [B, k].
+        Raises:
+            ValueError: a shape, dtype or k outside the above, queries that are not finite, or so
+                large that a score could leave float32.
+        """
+        name = f"{type(self).__name__}.search"
+        if queries.ndim != 2 or queries.shape[1] != self.dim or queries.dtype != np.float32:
+            raise ValueError(
+                f"{name}: queries: expected [B, {self.dim}] float32, "
+                f"got {list(queries.shape)} {queries.dtype}"
+            )
+        if k < 1:
+            raise ValueError(f"{name}: k: expected at least 1, got {k}")
+        expected = (queries.shape[0], mask_words(self.n_items))
+        if mask is not None and (mask.shape != expected or mask.dtype != np.int32):
+            raise ValueError(
+                f"{name}: mask: expected {list(expected)} int32, "
+                f"got {list(mask.shape)} {mask.dtype}"
+            )
+        if not (np.hypot(norms(queries), 1.0) * self._largest_norm < FLOAT_MAX).all():
+            raise ValueError(
+                f"{name}: queries: expected finite numbers with scores inside float32, "
+                f"got a row with the largest magnitude {np.abs(queries).max()}"
+            )
+        if self.n_items == 0 or queries.shape[0] == 0:
+            return TopK.empty(queries.shape[0], k)
+        return self._search(queries, k, mask)
+
+    @abstractmethod
+    def _search(self, queries: NDArray[np.float32], k: int, mask: NDArray[np.int32] | None) -> TopK:
+        """`search` with arguments that were checked, at least one query and one item."""
+
+
+def norms(rows: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Euclidean norms [n] of rows [n, D], in float64 so that no finite row overflows."""
+    found: NDArray[np.float64] = np.sqrt(np.einsum("nd,nd->n", rows, rows, dtype=np.float64))
+    return found
+
+
+def by_mask(
+    mask: NDArray[np.int32] | None, batch: int
+) -> list[tuple[NDArray[np.int32] | None, list[int]]]:
+    """Rows with equal masks together: the two vectors of a request share one."""
+    if mask is None:
+        return [(None, list(range(batch)))]
+    groups: dict[bytes, list[int]] = {}
+    for row, words in enumerate(mask):
+        groups.setdefault(words.tobytes(), []).append(row)
+    return [(mask[rows[0]], rows) for rows in groups.values()]

@@ -1,0 +1,109 @@
+"""Exact search by a scan in 8 bits: bounds prove which items the fp32 rescoring must see."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .codes import Codes
+from .exact import ExactIndex
+from .index import FLOAT_MAX, CheckedIndex, TopK, by_mask
+from .mask import unpack_mask
+
+# Rules measured on 68,399 x 64 and 10^6 x 384 items; benchmarks/scale_items.py has the curves.
+FEW_ITEMS = 1 / 16  # a mask that passes fewer is scanned in fp32
+MANY_ANSWERS = 1 / 16  # more answers than this share of the catalogue are scanned in fp32
+MANY_CANDIDATES = 1 / 4  # more candidates than this share of the catalogue are scanned in fp32
+_CHUNK = 2**22  # scores at a time: 16 MB
+
+
+class QuantisedIndex(CheckedIndex):
+    """Gives ExactIndex's answers, bits and ties included, and reads a quarter of its bytes.
+
+    The scan scores the rows in 8 bits. Each score is off by at most a margin that is known from
+    norms (see `Codes`), so the k-th highest lower bound cuts off all items whose upper bound is
+    below it. The rest is scored by ExactIndex, which is also asked for everything where a mask
+    passes few items, k is a large part of the catalogue or scores are too close to be told apart.
+    """
+
+    def __init__(
+        self, candidates: NDArray[np.float32], bias: NDArray[np.float32], threads: int = 1
+    ) -> None:
+        """Copies the item rows, in fp32 and in 8 bits; arguments and errors of CheckedIndex."""
+        super().__init__(candidates, bias, threads)
+        self._exact = ExactIndex(candidates, bias, threads)
+        self._codes = Codes(candidates, bias, threads)
+        self._bias = np.full(self._codes.width, -np.inf, np.float32)
+        self._bias[: self.n_items] = bias
+        # The scan's sums are whole numbers of up to 64 · 127 · D before they are scaled.
+        self._safe_magnitude = FLOAT_MAX / (64 * (self.dim + 1) * max(self._largest_norm, 1.0))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the rows in both precisions and of their bounds."""
+        return self._exact.nbytes + self._codes.nbytes + self._bias.nbytes
+
+    def _search(self, queries: NDArray[np.float32], k: int, mask: NDArray[np.int32] | None) -> TopK:
+        answer = TopK.empty(len(queries), k)
+        chunk = max(1, _CHUNK // self._codes.width)
+        for start in range(0, len(queries), chunk):
+            rows = slice(start, start + chunk)
+            found = self._search_chunk(queries[rows], k, None if mask is None else mask[rows])
+            answer.scores[rows], answer.items[rows] = found
+        return answer
+
+    def _search_chunk(
+        self, queries: NDArray[np.float32], k: int, mask: NDArray[np.int32] | None
+    ) -> TopK:
+        answer = TopK.empty(len(queries), k)
+        in_8_bits = []
+        for words, rows in by_mask(mask, len(queries)):
+            bias = self._masked_bias(words) if self._is_for_codes(queries[rows], k) else None
+            if bias is None:
+                answer.scores[rows], answer.items[rows] = self._exact.scan(queries[rows], k, words)
+            else:
+                in_8_bits.append((words, rows, bias))
+        if not in_8_bits:
+            return answer
+        scores, coefficients = self._codes.scores(
+            queries[[row for _, rows, _ in in_8_bits for row in rows]]
+        )
+        start = 0
+        for words, rows, bias in in_8_bits:
+            part = slice(start, start + len(rows))
+            start += len(rows)
+            scores[part] += bias
+            candidates = list(self._codes.candidates(scores[part], coefficients[part], k))
+            found = self._rescore(queries[rows], k, words, candidates)
+            answer.scores[rows], answer.items[rows] = found
+        return answer
+
+    def _is_for_codes(self, queries: NDArray[np.float32], k: int) -> bool:
+        """Whether the answers are few and no sum of the scan leaves float32."""
+        few = k <= MANY_ANSWERS * self.n_items
+        return few and float(np.abs(queries).max()) < self._safe_magnitude
+
+    def _rescore(
+        self,
+        queries: NDArray[np.float32],
+        k: int,
+        words: NDArray[np.int32] | None,
+        candidates: list[NDArray[np.int64]],
+    ) -> TopK:
+        """TopK of rows with one mask among the candidates of each."""
+        most = max(len(items) for items in candidates)
+        if most > MANY_CANDIDATES * self.n_items:
+            return self._exact.scan(queries, k, words)
+        padded = np.full((len(queries), most), -1, np.int64)
+        for row, items in zip(padded, candidates, strict=True):
+            row[: len(items)] = items
+        return self._exact.among(queries, k, padded)
+
+    def _masked_bias(self, words: NDArray[np.int32] | None) -> NDArray[np.float32] | None:
+        """Bias with -inf where the mask forbids; None where it passes few items."""
+        if words is None:
+            return self._bias
+        allowed = unpack_mask(words, self.n_items)
+        if np.count_nonzero(allowed) < FEW_ITEMS * self.n_items:
+            return None
+        bias = np.full_like(self._bias, -np.inf)
+        bias[: self.n_items] = np.where(allowed, self._bias[: self.n_items], -np.inf)
+        return bias
