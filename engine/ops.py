@@ -18,9 +18,11 @@ from kernels.candidate_softmax import CandidateLoss, candidate_softmax
 from kernels.layers import Layer, three
 from kernels.plugin import PTX_VERSIONS, ContractError
 from kernels.score_topk import score_topk
+from kernels.score_topk.launch import MAX_K
 from kernels.token_assembly import Tags, pack_tags, tag_sums, token_assembly, unfolded_rows
 
 __all__ = [
+    "MAX_K",
     "PTX_VERSIONS",
     "CandidateLoss",
     "ContractError",

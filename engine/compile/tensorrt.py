@@ -16,6 +16,7 @@ from typing import Any
 from engine.errors import CompileError
 from engine.runtime.sidecar import (
     Bucket,
+    KernelContent,
     PlanPrecision,
     Sidecar,
     Target,
@@ -58,6 +59,7 @@ def build_plan(
     half: PlanPrecision = "fp16",
     version_compatible: bool = False,
     timing_cache: bytes = b"",
+    kernels: KernelContent | None = None,
 ) -> Plan:
     """Parses, inspects and builds `graph`.
 
@@ -72,6 +74,7 @@ def build_plan(
         half: with int8, the type of what is not quantised.
         version_compatible: TensorRT alone; the plan also loads in later versions, somewhat slower.
         timing_cache: of an earlier build on the same card; TensorRT alone.
+        kernels: with `build_fused_plan`, what the fused graph holds.
     Raises:
         ValueError: no buckets, one twice, or cards that the target cannot build for.
         CompileError: the graph is refused, or its network is not in the precision asked for.
@@ -112,11 +115,13 @@ def build_plan(
         version=trt.__version__,
         version_compatible=version_compatible,
         sm=tuple(sms),
-        driver_floor=driver_floor(CUDA_MAJOR),
-        ptx_version=None,
+        driver_floor=driver_floor(CUDA_MAJOR, kernels and kernels.ptx_version),
+        ptx_version=kernels and kernels.ptx_version,
+        k_max=kernels and kernels.k_max,
         precision=precision,
         buckets=tuple(buckets),
-        graph_sha256=sha256(graph),
+        graph_sha256=sha256(graph) if kernels is None else kernels.graph_sha256,
+        tables_sha256=kernels and kernels.tables_sha256,
         plan_sha256=sha256(content),
     )
     stored = b"" if cache is None else bytes(cache.serialize())

@@ -38,6 +38,15 @@ class Machine(NamedTuple):
     driver: int
 
 
+class KernelContent(NamedTuple):
+    """What a plan with kernels and item tables inside holds of them; fields as in Sidecar."""
+
+    graph_sha256: str
+    tables_sha256: str
+    k_max: int
+    ptx_version: int
+
+
 class Sidecar(BaseModel):
     """What a plan was built with.
 
@@ -47,7 +56,9 @@ class Sidecar(BaseModel):
         sm: cards it holds code for, 80 for compute capability 8.0.
         driver_floor: first driver branch that can load it.
         ptx_version: of the kernels inside it, 83 for 8.3; None where it has none.
-        graph_sha256: of the ONNX file that it was built from.
+        k_max: answers that it gives for each vector; None where it does not search.
+        graph_sha256: of the ONNX file that it was built from, or, fused, was made from.
+        tables_sha256: of the item tables inside it; None where it has none.
         plan_sha256: of the plan.
     """
 
@@ -60,17 +71,26 @@ class Sidecar(BaseModel):
     sm: tuple[int, ...] = Field(min_length=1)
     driver_floor: int
     ptx_version: int | None
+    k_max: int | None = None
     precision: PlanPrecision
     buckets: tuple[Bucket, ...] = Field(min_length=1)
     graph_sha256: str
+    tables_sha256: str | None = None
     plan_sha256: str
 
-    def refusal(self, machine: Machine, graph_sha256: str | None = None) -> str | None:
+    def refusal(
+        self, machine: Machine, graph_sha256: str | None = None, tables_sha256: str | None = None
+    ) -> str | None:
         """Why this plan cannot be loaded on `machine`, and what to rebuild; None if it can."""
         if graph_sha256 is not None and graph_sha256 != self.graph_sha256:
             return (
                 f"built from graph {self.graph_sha256[:12]}, the bundle has {graph_sha256[:12]}: "
                 f"rebuild the {self.target} plan from this bundle's graph"
+            )
+        if None not in (tables_sha256, self.tables_sha256) and tables_sha256 != self.tables_sha256:
+            return (
+                f"holds the item tables {str(self.tables_sha256)[:12]}, the bundle has "
+                f"{str(tables_sha256)[:12]}: rebuild the {self.target} plan from this bundle"
             )
         if not self._loads_in(machine.version):
             return (
@@ -131,12 +151,17 @@ def write_plan(plan: Path, content: bytes, sidecar: Sidecar) -> None:
 
 
 def read_plan(
-    plan: Path, target: Target, machine: Machine, graph_sha256: str | None = None
+    plan: Path,
+    target: Target,
+    machine: Machine,
+    graph_sha256: str | None = None,
+    tables_sha256: str | None = None,
 ) -> tuple[bytes, Sidecar]:
     """The plan and its sidecar, if this machine can load it.
 
     Args:
-        graph_sha256: of the graph that the bundle holds; None skips that comparison.
+        graph_sha256, tables_sha256: of the graph and the item tables that the bundle holds; None
+            skips that comparison.
     Raises:
         BundleError: the plan or its sidecar is missing, altered or for something else; says what
             to rebuild.
@@ -156,7 +181,7 @@ def read_plan(
         raise BundleError(f"{plan}: built for {sidecar.target}: rebuild it for {target}")
     if sha256(content) != sidecar.plan_sha256:
         raise BundleError(f"{plan}: altered since it was built: rebuild it, or copy it again")
-    reason = sidecar.refusal(machine, graph_sha256)
+    reason = sidecar.refusal(machine, graph_sha256, tables_sha256)
     if reason is not None:
         raise BundleError(f"{plan}: {reason}")
     return content, sidecar

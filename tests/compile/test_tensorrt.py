@@ -20,7 +20,7 @@ from engine.compile.tensorrt import build_plan
 from engine.errors import BackendUnavailable, CompileError
 from engine.model.build import model_data
 from engine.model.stars import Stars
-from engine.runtime.sidecar import Bucket, Machine, read_plan, sha256, write_plan
+from engine.runtime.sidecar import Bucket, KernelContent, Machine, read_plan, sha256, write_plan
 from engine.runtime.tensorrt import load_module
 from tests.tiny import tiny_config, tiny_shop, trained_like
 
@@ -181,6 +181,16 @@ def test_what_tensorrt_is_told() -> None:
     assert plan.timing_cache == b"times"
     assert plan.sidecar.version == "10.13.2.6"
     assert plan.sidecar.version_compatible
+
+
+def test_a_fused_plan_says_what_it_holds() -> None:
+    content = KernelContent("a" * 64, "b" * 64, k_max=100, ptx_version=87)
+    plan = build_plan(
+        recorded(SHAPES), "tensorrt", b"fused", "fp32", BUCKETS, sms=(100,), kernels=content
+    )
+    made = plan.sidecar
+    assert (made.k_max, made.ptx_version, made.driver_floor) == (100, 87, 580)
+    assert (made.graph_sha256, made.tables_sha256) == ("a" * 64, "b" * 64)
 
 
 def test_a_build_that_fails() -> None:

@@ -62,6 +62,17 @@ def test_a_mismatch_says_what_to_rebuild(
         read_plan(plan, "tensorrt", machine, graph)
 
 
+def test_a_plan_with_other_item_tables(tmp_path: Path) -> None:
+    path, ours = tmp_path / "fused.plan", sha256(b"tables")
+    made = sidecar(ptx_version=83, k_max=100, tables_sha256=ours)
+    write_plan(path, CONTENT, made)
+    assert read_plan(path, "tensorrt", HERE, GRAPH, ours) == (CONTENT, made)
+    assert read_plan(path, "tensorrt", HERE)[1].k_max == 100
+    text = r"holds the item tables \w{12}, the bundle has \w{12}: rebuild the tensorrt plan"
+    with pytest.raises(BundleError, match=text):
+        read_plan(path, "tensorrt", HERE, GRAPH, sha256(b"refreshed"))
+
+
 @pytest.mark.parametrize(
     ("built", "here", "loads"),
     [
