@@ -82,7 +82,7 @@ class AppendGraph(Graph):
     def _states(self, given: dict[str, Tensor]) -> Tensor:
         """Tokens of the new rows, and the read-out."""
         rows = self.tokens.events(given)
-        place = torch.arange(rows.shape[1], dtype=torch.int32)
+        place = torch.arange(rows.shape[1], dtype=torch.int32, device=rows.device)
         # The first filled row is [USER]: the event after it is at position 0.
         position = (given["past_length"][:, None] + place - 1).clamp(min=0)
         rows = rows + F.embedding(position, self.tokens.position)
@@ -94,8 +94,8 @@ class AppendGraph(Graph):
     def _biases(self, given: dict[str, Tensor], n: int) -> tuple[list[Tensor], list[Tensor]]:
         """Bias and mask of every layer in fp32: over kept [B, H or 1, n + 1, P] and new rows."""
         length = given["past_length"][:, None]  # [B, 1]
-        kept = torch.arange(given["past_key"].shape[4], dtype=torch.int32)
-        new = torch.arange(n, dtype=torch.int32)
+        kept = torch.arange(given["past_key"].shape[4], dtype=torch.int32, device=length.device)
+        new = torch.arange(n, dtype=torch.int32, device=length.device)
         # All see what is kept; of the new ones row i sees 0 … i, and the read-out all.
         cut_kept = length.expand(-1, n + 1)
         cut_new = torch.cat([new + 1, torch.full_like(new[:1], n)]).expand(length.shape[0], -1)

@@ -85,7 +85,7 @@ def observe(graph: onnx.ModelProto, batches: Iterable[Batch]) -> dict[str, float
     session = onnxruntime.InferenceSession(
         watched.SerializeToString(), providers=["CPUExecutionProvider"]
     )
-    read = graph_inputs(session)
+    read = graph_inputs(session.get_inputs())
     largest = dict.fromkeys(tensors, 0.0)
     calibrated = False
     for batch in batches:

@@ -1,12 +1,15 @@
-"""The encode graph on the CPU, by ONNX Runtime."""
+"""The encode and append graphs on the CPU, by ONNX Runtime."""
 
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from engine.errors import BackendUnavailable, BundleError
 
+from .append import APPEND_OUTPUTS, PAST_INPUTS, AppendEncoder, kept_shape, stacked
 from .inputs import OUTPUTS, Batch, GraphInput, Vectors, graph_batch
 
 _DTYPES: dict[str, np.dtype[Any]] = {
@@ -31,36 +34,9 @@ class OnnxEncoder:
     """
 
     def __init__(self, path: Path, threads: int = 1) -> None:
+        self._session = _session(path, threads, OUTPUTS)
         try:
-            import onnxruntime
-            from onnxruntime.capi import onnxruntime_pybind11_state as failures
-        except ImportError as error:
-            raise BackendUnavailable(
-                "runtime onnxruntime: expected the package onnxruntime, got none; "
-                "install it with `pip install onnxruntime`"
-            ) from error
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        try:
-            self._session = onnxruntime.InferenceSession(
-                str(path), options, providers=["CPUExecutionProvider"]
-            )
-        except (
-            failures.Fail,
-            failures.InvalidArgument,
-            failures.InvalidGraph,
-            failures.InvalidProtobuf,
-            failures.NoSuchFile,
-            failures.NotImplemented,
-        ) as error:
-            raise BundleError(f"{path}: expected an ONNX graph, got {error}") from error
-        outputs = tuple(output.name for output in self._session.get_outputs())
-        if outputs != OUTPUTS:
-            raise BundleError(f"{path}: expected the outputs {OUTPUTS}, got {outputs}")
-        try:
-            self._inputs = graph_inputs(self._session)
+            self._inputs = graph_inputs(self._session.get_inputs())
         except ValueError as error:
             raise BundleError(f"{path}: {error}") from error
 
@@ -70,10 +46,72 @@ class OnnxEncoder:
         return h_next, h_gen
 
 
-def graph_inputs(session: Any) -> dict[str, GraphInput]:
-    """The inputs of an ONNX Runtime session. Raises ValueError for a type that no batch holds."""
+class OnnxAppendEncoder(AppendEncoder):
+    """Runs `append.onnx`, in fp32 or int8 by Q/DQ; arguments and errors as of `OnnxEncoder`.
+
+    Args:
+        capacity: rows to keep of a user, the model's window and [USER].
+    """
+
+    def __init__(self, path: Path, capacity: int, threads: int = 1) -> None:
+        self._session = _session(path, threads, APPEND_OUTPUTS)
+        nodes = {node.name: node for node in self._session.get_inputs()}
+        past = [nodes.pop(name) for name in PAST_INPUTS if name in nodes]
+        try:
+            shapes = {node.name: node.shape for node in past}
+            shape = kept_shape(shapes.get("past_key", ()), capacity)
+            super().__init__(graph_inputs(nodes.values()), list(shapes), shape)
+        except ValueError as error:
+            raise BundleError(f"{path}: {error}") from error
+        (self._dtype,) = {_DTYPES[node.type] for node in past if node.name == "past_key"}
+
+    def _zeros(self, shape: tuple[int, ...]) -> NDArray[Any]:
+        return np.zeros(shape, self._dtype)
+
+    def _run(
+        self, inputs: Mapping[str, NDArray[Any]], key: Sequence[Any], value: Sequence[Any]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], Any, Any]:
+        past = {"past_key": stacked(key), "past_value": stacked(value)}
+        h_next, h_gen, *new = self._session.run(APPEND_OUTPUTS, {**inputs, **past})
+        return h_next, h_gen, new[0], new[1]
+
+
+def _session(path: Path, threads: int, outputs: tuple[str, ...]) -> Any:
+    try:
+        import onnxruntime
+        from onnxruntime.capi import onnxruntime_pybind11_state as failures
+    except ImportError as error:
+        raise BackendUnavailable(
+            "runtime onnxruntime: expected the package onnxruntime, got none; "
+            "install it with `pip install onnxruntime`"
+        ) from error
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        session = onnxruntime.InferenceSession(
+            str(path), options, providers=["CPUExecutionProvider"]
+        )
+    except (
+        failures.Fail,
+        failures.InvalidArgument,
+        failures.InvalidGraph,
+        failures.InvalidProtobuf,
+        failures.NoSuchFile,
+        failures.NotImplemented,
+    ) as error:
+        raise BundleError(f"{path}: expected an ONNX graph, got {error}") from error
+    found = tuple(output.name for output in session.get_outputs())
+    if found != outputs:
+        raise BundleError(f"{path}: expected the outputs {outputs}, got {found}")
+    return session
+
+
+def graph_inputs(nodes: Iterable[Any]) -> dict[str, GraphInput]:
+    """Inputs as ONNX Runtime describes them. Raises ValueError for a type that no batch holds."""
     inputs = {}
-    for node in session.get_inputs():
+    for node in nodes:
         if node.type not in _DTYPES:
             raise ValueError(f"input {node.name}: expected {sorted(_DTYPES)}, got {node.type}")
         inputs[node.name] = GraphInput.of(node.name, _DTYPES[node.type], node.shape)

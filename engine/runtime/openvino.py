@@ -6,7 +6,7 @@ events): no shape is worked out again, and more is fused. So shapes that matter 
 others take the dynamic one.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from engine.errors import BackendUnavailable, BundleError
 
+from .append import APPEND_OUTPUTS, PAST_INPUTS, AppendEncoder, kept_shape, stacked
 from .inputs import OUTPUTS, USER_INPUTS, Batch, GraphInput, Vectors, graph_batch
 from .sidecar import Bucket
 
@@ -43,22 +44,8 @@ class OpenVinoEncoder:
         fixed: Sequence[Bucket] = DEFAULT_FIXED,
         exact: bool = False,
     ) -> None:
-        try:
-            import openvino
-        except ImportError as error:
-            raise BackendUnavailable(
-                "runtime openvino: expected the package openvino, got none; "
-                "install it with `pip install openvino`"
-            ) from error
-        core = openvino.Core()
-        options: dict[str, Any] = {
-            "INFERENCE_NUM_THREADS": threads,
-            "PERFORMANCE_HINT": "LATENCY",
-            # Server processes share the cores: a pinned thread would wait for its neighbour.
-            "ENABLE_CPU_PINNING": False,
-        }
-        if exact:
-            options["INFERENCE_PRECISION_HINT"] = "f32"
+        openvino, core = _core()
+        options = _options(threads, exact)
         try:
             model = _read(openvino, core, path)
             self._inputs = {node.any_name: _graph_input(node) for node in model.inputs}
@@ -72,34 +59,147 @@ class OpenVinoEncoder:
                 one.reshape({node.any_name: _fixed_shape(node, bucket) for node in one.inputs})
                 compiled = core.compile_model(one, "CPU", options)
                 self._fixed[bucket] = compiled.create_infer_request()
-                self._compare(path, bucket)
+                probe = _probe(self._inputs, bucket)
+                dynamic, alone = (_run(r, probe) for r in (self._dynamic, self._fixed[bucket]))
+                _compare(path, bucket, dynamic, alone)
         except (RuntimeError, ValueError) as error:
             raise BundleError(f"{path}: expected a graph that openvino runs, got {error}") from (
                 error
             )
-
-    def _compare(self, path: Path, bucket: Bucket) -> None:
-        """Holds a fixed shape to the dynamic one, on made-up rows.
-
-        OpenVINO 2026.4 computes attention wrongly in bf16 where a fixed shape has as many queries
-        as heads, without a word; so no fixed shape is taken on trust.
-        """
-        probe = _probe(self._inputs, bucket)
-        answers = [_run(request, probe) for request in (self._dynamic, self._fixed[bucket])]
-        for name, right, fixed in zip(OUTPUTS, *answers, strict=True):
-            lengths = np.linalg.norm(right, axis=1) * np.linalg.norm(fixed, axis=1)
-            cosine = float(((right * fixed).sum(axis=1) / lengths).min(initial=1))
-            if not cosine >= _SAME:
-                raise BundleError(
-                    f"{path}: fixed shape {tuple(bucket)}: expected {name} of the dynamic graph, "
-                    f"got cosine {cosine:.3f}: leave this shape out of `fixed`"
-                )
 
     def encode(self, batch: Batch) -> Vectors:
         """h_next and h_gen [B, d_serve] float32; raises ValueError as `graph_batch` does."""
         inputs = graph_batch(batch, self._inputs)
         shape = Bucket(*inputs["rows"].shape[:2])
         return _run(self._fixed.get(shape, self._dynamic), inputs)
+
+
+class OpenVinoAppendEncoder(AppendEncoder):
+    """Runs the append graph; arguments and errors as of `OpenVinoEncoder`.
+
+    What is kept lies in bf16 where the processor computes so: half the memory, and nothing to
+    convert in each call. One new event of one user has a graph of its own, compiled for its shape.
+
+    Args:
+        capacity: rows to keep of a user, the model's window and [USER].
+    """
+
+    def __init__(self, path: Path, capacity: int, threads: int = 1, exact: bool = False) -> None:
+        openvino, core = _core()
+        options = _options(threads, exact)
+        half = self._half = not exact and "BF16" in core.get_property(
+            "CPU", "OPTIMIZATION_CAPABILITIES"
+        )
+        # numpy has no bf16; its bits are only copied here.
+        self._dtype = np.dtype(np.uint16 if half else np.float32)
+        kind = self._kind = openvino.Type.bf16 if half else openvino.Type.f32
+        self._tensor = openvino.Tensor
+        kept = {"past_key": kind, "past_value": kind}
+        try:
+            model = _read(openvino, core, path, kept, {"key": kind, "value": kind})
+            outputs = tuple(node.any_name for node in model.outputs)
+            if outputs != APPEND_OUTPUTS:
+                raise BundleError(f"{path}: expected the outputs {APPEND_OUTPUTS}, got {outputs}")
+            nodes = {node.any_name: node for node in model.inputs}
+            past = [name for name in PAST_INPUTS if name in nodes]
+            sizes = _sizes(nodes["past_key"]) if "past_key" in nodes else []
+            given = {name: _graph_input(n) for name, n in nodes.items() if name not in past}
+            self._names = [name for name in nodes if name not in kept]
+            super().__init__(given, past, kept_shape(sizes, capacity))
+            self._dynamic = core.compile_model(model, "CPU", options).create_infer_request()
+            model.reshape(
+                {
+                    name: [
+                        size or (capacity if axis and name.startswith("past_") else 1)
+                        for axis, size in enumerate(_sizes(node))
+                    ]
+                    for name, node in nodes.items()
+                }
+            )
+            self._one = core.compile_model(model, "CPU", options).create_infer_request()
+            self._check_one(path)
+        except (RuntimeError, ValueError) as error:
+            raise BundleError(f"{path}: expected a graph that openvino runs, got {error}") from (
+                error
+            )
+
+    def _check_one(self, path: Path) -> None:
+        """Holds the graph of one new event to the dynamic one, over made-up rows."""
+        capacity = self.shape.capacity
+        probe = _probe(self._inputs, Bucket(1, 1)) | {
+            "is_user": np.zeros((1, 1), np.int32),
+            "past_length": np.full(1, capacity - 1, np.int32),
+            "past_day": np.zeros((1, capacity), np.int32),
+        }
+        given = {name: probe[name] for name in self._names}
+        room = self.empty()
+        kept = []
+        for array in (room.key, room.value):
+            made = np.random.default_rng(0).standard_normal(array.shape, np.float32)
+            kept.append([(made.view(np.uint32) >> 16).astype(np.uint16) if self._half else made])
+        dynamic, alone = (self._infer(r, given, *kept) for r in (self._dynamic, self._one))
+        _compare(path, (1, 1), dynamic[:2], alone[:2])
+
+    def _zeros(self, shape: tuple[int, ...]) -> NDArray[Any]:
+        return np.zeros(shape, self._dtype)
+
+    def _run(
+        self, inputs: Mapping[str, NDArray[Any]], key: Sequence[Any], value: Sequence[Any]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], Any, Any]:
+        single = inputs["is_user"].shape == (1, 1) and key[0].shape[-1] == self.shape.capacity
+        return self._infer(self._one if single else self._dynamic, inputs, key, value)
+
+    def _infer(
+        self,
+        request: Any,
+        inputs: Mapping[str, NDArray[Any]],
+        key: Sequence[NDArray[Any]],
+        value: Sequence[NDArray[Any]],
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], Any, Any]:
+        given: dict[str, Any] = dict(inputs)
+        for name, arrays in (("past_key", key), ("past_value", value)):
+            array = np.ascontiguousarray(stacked(arrays))
+            given[name] = self._tensor(array, list(array.shape), self._kind)
+        request.infer(given, share_inputs=True, share_outputs=True)
+        h_next, h_gen, *new = (request.get_tensor(name).data for name in APPEND_OUTPUTS)
+        return h_next.copy(), h_gen.copy(), *(each.view(self._dtype) for each in new)
+
+
+def _compare(path: Path, shape: tuple[int, ...], right: Vectors, fixed: Vectors) -> None:
+    """Holds what a fixed shape gives to what the dynamic graph gives, on made-up rows.
+
+    OpenVINO 2026.4 computes attention wrongly in bf16 where a fixed shape has as many queries as
+    heads, without a word; so no fixed shape is taken on trust.
+    """
+    for name, x, y in zip(OUTPUTS, right, fixed, strict=True):
+        lengths = np.linalg.norm(x, axis=1) * np.linalg.norm(y, axis=1)
+        cosine = float(((x * y).sum(axis=1) / lengths).min(initial=1))
+        if not cosine >= _SAME:
+            raise BundleError(
+                f"{path}: fixed shape {tuple(shape)}: expected {name} of the dynamic graph, "
+                f"got cosine {cosine:.3f}: leave this shape out of `fixed`"
+            )
+
+
+def _core() -> tuple[Any, Any]:
+    try:
+        import openvino
+    except ImportError as error:
+        raise BackendUnavailable(
+            "runtime openvino: expected the package openvino, got none; "
+            "install it with `pip install openvino`"
+        ) from error
+    return openvino, openvino.Core()
+
+
+def _options(threads: int, exact: bool) -> dict[str, Any]:
+    options: dict[str, Any] = {
+        "INFERENCE_NUM_THREADS": threads,
+        "PERFORMANCE_HINT": "LATENCY",
+        # Server processes share the cores: a pinned thread would wait for its neighbour.
+        "ENABLE_CPU_PINNING": False,
+    }
+    return options | ({"INFERENCE_PRECISION_HINT": "f32"} if exact else {})
 
 
 def _run(request: Any, inputs: dict[str, NDArray[Any]]) -> Vectors:
@@ -118,29 +218,47 @@ def _probe(inputs: dict[str, GraphInput], bucket: Bucket) -> dict[str, NDArray[A
         shape = shape if given.width is None else (*shape, given.width)
         made[name] = np.zeros(shape, given.dtype)
     made["rows"][:] = rng.standard_normal(made["rows"].shape)
-    made["length"][:] = bucket.length
+    if "length" in made:
+        made["length"][:] = bucket.length
     return made
 
 
-def _read(openvino: Any, core: Any, path: Path) -> Any:
-    """The model, with inputs in bf16 taken as fp32: numpy has no such type."""
+def _read(
+    openvino: Any,
+    core: Any,
+    path: Path,
+    inputs: Mapping[str, Any] | None = None,
+    outputs: Mapping[str, Any] | None = None,
+) -> Any:
+    """The model, with other inputs in bf16 taken as fp32: numpy has no such type.
+
+    Args:
+        inputs, outputs: types to give and get by name, where they are not the graph's.
+    """
     model = core.read_model(str(path))
     steps = openvino.preprocess.PrePostProcessor(model)
+    inputs, outputs = inputs or {}, outputs or {}
     for node in model.inputs:
-        if node.get_element_type() == openvino.Type.bf16:
+        if node.any_name in inputs:
+            steps.input(node.any_name).tensor().set_element_type(inputs[node.any_name])
+        elif node.get_element_type() == openvino.Type.bf16:
             steps.input(node.any_name).tensor().set_element_type(openvino.Type.f32)
+    for node in model.outputs:
+        if node.any_name in outputs:
+            steps.output(node.any_name).tensor().set_element_type(outputs[node.any_name])
     return steps.build()
 
 
 def _graph_input(node: Any) -> GraphInput:
-    shape = [size.get_length() if size.is_static else None for size in node.get_partial_shape()]
-    name = node.any_name
-    return GraphInput.of(name, np.dtype(node.get_element_type().to_dtype()), shape)
+    dtype = np.dtype(node.get_element_type().to_dtype())
+    return GraphInput.of(node.any_name, dtype, _sizes(node))
+
+
+def _sizes(node: Any) -> list[int | None]:
+    """The shape, None where it is dynamic."""
+    return [size.get_length() if size.is_static else None for size in node.get_partial_shape()]
 
 
 def _fixed_shape(node: Any, bucket: Bucket) -> list[int]:
     """The bucket's sizes where the graph's are dynamic: batch first, then length."""
-    return [
-        size.get_length() if size.is_static else bucket[axis]
-        for axis, size in enumerate(node.get_partial_shape())
-    ]
+    return [size or bucket[axis] for axis, size in enumerate(_sizes(node))]

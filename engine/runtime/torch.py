@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from engine.errors import BackendUnavailable
 
+from .append import PAST_INPUTS, AppendEncoder, KeptShape
 from .inputs import FLOATS, INPUTS, Batch, GraphInput, Vectors, graph_batch
 
 if TYPE_CHECKING:  # PyTorch is loaded by who asks for it, never by the serving path
+    from torch import Tensor
+
+    from engine.compile.graph import Precision
     from engine.model.stars import Stars
 
 
@@ -27,18 +33,7 @@ class TorchEncoder:
     """
 
     def __init__(self, model: Stars, device: str = "cpu", precision: str = "fp32") -> None:
-        try:
-            import torch
-        except ImportError as error:
-            raise BackendUnavailable(
-                "runtime torch: expected the package torch, got none; install it with "
-                "`pip install torch`"
-            ) from error
-        if device.startswith("cuda") and not torch.cuda.is_available():
-            raise BackendUnavailable(
-                f"runtime torch: expected an NVIDIA GPU and a CUDA build of PyTorch for {device}, "
-                f"got PyTorch {torch.__version__} without one"
-            )
+        torch = _torch(device)
         halves = {"fp32": None, "fp16": torch.float16, "bf16": torch.bfloat16}
         if precision not in halves:
             raise ValueError(
@@ -61,6 +56,64 @@ class TorchEncoder:
             vectors = self._model.encode(rows, Events(**given), ends)
         h_next, h_gen = (each[:, 0].float().cpu().numpy() for each in vectors)
         return h_next, h_gen
+
+
+class TorchAppendEncoder(AppendEncoder):
+    """Runs the append graph as a module of PyTorch; what is kept stays on the device.
+
+    Args:
+        model: trained, causal.
+        device, precision: as of `TorchEncoder`; the precision is that of weights and products.
+    Raises:
+        BackendUnavailable: torch is not installed, or has no such device.
+        ValueError: the model is bidirectional, and keeps nothing.
+    """
+
+    def __init__(self, model: Stars, device: str = "cpu", precision: Precision = "fp32") -> None:
+        self._torch, self._device = _torch(device), device
+        from engine.compile.append import AppendGraph
+        from engine.compile.graph import DTYPES
+
+        self._graph = AppendGraph(model, precision).eval().to(device)
+        self._dtype = DTYPES[precision]
+        config = model.config
+        shape = KeptShape(
+            config.layers, config.heads, config.d_model // config.heads, config.window + 1
+        )
+        given = {k: v for k, v in _model_inputs(model).items() if k in self._graph.inputs}
+        past = [name for name in PAST_INPUTS if name in self._graph.inputs]
+        super().__init__(given, past, shape)
+
+    def _zeros(self, shape: tuple[int, ...]) -> Tensor:
+        zeros: Tensor = self._torch.zeros(shape, dtype=self._dtype, device=self._device)
+        return zeros
+
+    def _run(
+        self, inputs: Mapping[str, NDArray[Any]], key: Sequence[Any], value: Sequence[Any]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], Any, Any]:
+        torch = self._torch
+        given = {k: torch.from_numpy(v).to(self._device) for k, v in inputs.items()}
+        given["rows"] = given["rows"].to(self._dtype)
+        given |= {"past_key": torch.stack([*key]), "past_value": torch.stack([*value])}
+        with torch.inference_mode():
+            h_next, h_gen, *new = self._graph(*(given[name] for name in self._graph.inputs))
+        return h_next.cpu().numpy(), h_gen.cpu().numpy(), new[0], new[1]
+
+
+def _torch(device: str) -> Any:
+    try:
+        import torch
+    except ImportError as error:
+        raise BackendUnavailable(
+            "runtime torch: expected the package torch, got none; install it with "
+            "`pip install torch`"
+        ) from error
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise BackendUnavailable(
+            f"runtime torch: expected an NVIDIA GPU and a CUDA build of PyTorch for {device}, "
+            f"got PyTorch {torch.__version__} without one"
+        )
+    return torch
 
 
 def _model_inputs(model: Stars) -> dict[str, GraphInput]:
