@@ -23,8 +23,9 @@ from engine.model.encoder import Layer
 from engine.model.stars import Events, Stars
 from engine.model.user import UserEncoder
 
-Precision = Literal["fp32", "fp16", "bf16"]
+Precision = Literal["fp64", "fp32", "fp16", "bf16"]
 DTYPES: dict[Precision, torch.dtype] = {
+    "fp64": torch.float64,
     "fp32": torch.float32,
     "fp16": torch.float16,
     "bf16": torch.bfloat16,

@@ -18,7 +18,8 @@ from engine.runtime.inputs import FLOATS, OUTPUTS, USER_INPUTS
 
 from . import append
 from .append import AppendGraph
-from .graph import DTYPES, EncodeGraph, PlainGraph, Precision
+from .graph import DTYPES, EncodeGraph, PlainGraph
+from .typed import TRACED, Typed, typed
 
 OPSET = 20  # the first with half types in QuantizeLinear is 19; TensorRT 10.12 reads up to 22
 Form = Literal["graph", "pooled", "plain"]
@@ -28,7 +29,7 @@ _SCOPES = "pkg.torch.onnx.name_scopes"
 def export_encoder(
     model: Stars,
     path: Path,
-    precision: Precision = "fp32",
+    precision: Typed = "fp32",
     form: Form = "graph",
 ) -> None:
     """Writes the `encode` graph with dynamic batch and length, and checks it.
@@ -38,27 +39,17 @@ def export_encoder(
         path: the .onnx file.
         precision: dtype of the weights and products; `graph` says what stays fp32. int8 is made of
             such a graph by `engine.compile.quantize`.
-        form: `graph` is what is served. `pooled` and `plain` are the model as it is written, with
-            the last layer pooled or full: rivals to measure against, fp32 alone.
+        form: see `trace_encoder`.
     Raises:
         ValueError: another form than `graph` in another precision than fp32.
     """
     if form != "graph" and precision != "fp32":
         raise ValueError(f"export_encoder: form {form}: expected precision fp32, got {precision}")
-    model.eval()
-    module = (
-        EncodeGraph(model, precision)
-        if form == "graph"
-        else PlainGraph(model, full=form == "plain")
-    )
-    batch, length = torch.export.Dim("batch"), torch.export.Dim("length", max=model.config.window)
-    by_user, by_event = {0: batch}, {0: batch, 1: length}
-    shapes = tuple(by_user if name in USER_INPUTS else by_event for name in module.inputs)
-    example = _example(model, module.inputs, DTYPES[precision])
-    _export(module, example, shapes, module.inputs, OUTPUTS, path)
+    traced = trace_encoder(model, form)
+    save(typed(traced, precision) if form == "graph" else traced, path)
 
 
-def export_append(model: Stars, path: Path, precision: Precision = "fp32") -> None:
+def export_append(model: Stars, path: Path, precision: Typed = "fp32") -> None:
     """Writes the `append` graph with dynamic batch, new rows and kept rows, and checks it.
 
     Args:
@@ -66,8 +57,35 @@ def export_append(model: Stars, path: Path, precision: Precision = "fp32") -> No
     Raises:
         ValueError: the model is bidirectional, and keeps nothing.
     """
+    save(typed(trace_append(model), precision), path)
+
+
+def trace_encoder(model: Stars, form: Form = "graph") -> onnx.ModelProto:
+    """The `encode` graph, for `typed` to type: its own dtype is fp64.
+
+    Args:
+        form: `graph` is what is served. `pooled` and `plain` are the model as it is written, with
+            the last layer pooled or full, in fp32: rivals to measure against.
+    """
     model.eval()
-    module = AppendGraph(model, precision)
+    module = (
+        EncodeGraph(model, TRACED) if form == "graph" else PlainGraph(model, full=form == "plain")
+    )
+    batch, length = torch.export.Dim("batch"), torch.export.Dim("length", max=model.config.window)
+    by_user, by_event = {0: batch}, {0: batch, 1: length}
+    shapes = tuple(by_user if name in USER_INPUTS else by_event for name in module.inputs)
+    example = _example(model, module.inputs, DTYPES[TRACED if form == "graph" else "fp32"])
+    return _trace(module, example, shapes, module.inputs, OUTPUTS)
+
+
+def trace_append(model: Stars) -> onnx.ModelProto:
+    """The `append` graph, for `typed` to type: its own dtype is fp64.
+
+    Raises:
+        ValueError: the model is bidirectional, and keeps nothing.
+    """
+    model.eval()
+    module = AppendGraph(model, TRACED)
     batch, kept = torch.export.Dim("batch"), torch.export.Dim("kept", max=model.config.window + 1)
     new = torch.export.Dim("new", max=model.config.window + 1)
     dims: dict[str, dict[int, object]] = {
@@ -80,18 +98,23 @@ def export_append(model: Stars, path: Path, precision: Precision = "fp32") -> No
         dims.get(name, {0: batch} if name in USER_INPUTS else {0: batch, 1: new})
         for name in module.inputs
     )
-    example = _append_example(model, module.inputs, DTYPES[precision])
-    _export(module, example, shapes, module.inputs, append.OUTPUTS, path)
+    example = _append_example(model, module.inputs, DTYPES[TRACED])
+    return _trace(module, example, shapes, module.inputs, append.OUTPUTS)
 
 
-def _export(
+def save(graph: onnx.ModelProto, path: Path) -> None:
+    """Checks a graph and writes it."""
+    check(graph)
+    onnx.save(graph, path)
+
+
+def _trace(
     module: nn.Module,
     example: tuple[Tensor, ...],
     shapes: tuple[object, ...],
     inputs: tuple[str, ...],
     outputs: tuple[str, ...],
-    path: Path,
-) -> None:
+) -> onnx.ModelProto:
     with _without_noise(), torch.no_grad():
         program = torch.onnx.export(
             module.eval(),
@@ -104,11 +127,9 @@ def _export(
             verbose=False,
         )
     assert program is not None
-    program.save(str(path))
-    graph = onnx.load(str(path))
+    graph: onnx.ModelProto = program.model_proto
     name_nodes(graph)
-    check(graph)
-    onnx.save(graph, str(path))
+    return graph
 
 
 def check(graph: onnx.ModelProto) -> None:

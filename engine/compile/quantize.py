@@ -7,7 +7,6 @@ user's features keep the graph's dtype, since their results feed a softmax or th
 """
 
 import re
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -22,8 +21,8 @@ from engine.model.stars import Stars
 from engine.runtime.inputs import Batch, graph_batch
 from engine.runtime.onnx_cpu import graph_inputs
 
-from .graph import Precision
-from .onnx import Form, check, export_encoder
+from .onnx import Form, check, trace_encoder
+from .typed import Typed, typed
 
 _LAYERS = re.compile(r"(.*\.)?layers\.\d+\.")
 
@@ -32,7 +31,7 @@ def export_int8(
     model: Stars,
     path: Path,
     batches: Iterable[Batch],
-    base: Precision = "fp32",
+    base: Typed = "fp32",
     form: Form = "graph",
 ) -> None:
     """Writes the `encode` graph in int8.
@@ -42,19 +41,16 @@ def export_int8(
         path: the .onnx file.
         batches: to calibrate on; see `observe`.
         base: what is not quantised: fp32 for a CPU, which picks its own, fp16 or bf16 for a GPU.
-        form: see `export_encoder`.
+        form: see `trace_encoder`.
     Raises:
-        ValueError: see `observe` and `export_encoder`.
+        ValueError: another form than `graph` over another base than fp32; see `observe` too.
     """
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        plain = Path(folder) / "encode.onnx"
-        export_encoder(model, plain, form=form)
-        graph = onnx.load(plain)
-        ranges = observe(graph, batches)
-        if base != "fp32":
-            export_encoder(model, plain, base, form)
-            graph = onnx.load(plain)
-    onnx.save(quantize(graph, ranges), path)
+    if form != "graph" and base != "fp32":
+        raise ValueError(f"export_int8: form {form}: expected base fp32, got {base}")
+    traced = trace_encoder(model, form)
+    graph = typed(traced, "fp32") if form == "graph" else traced
+    ranges = observe(graph, batches)
+    onnx.save(quantize(graph if base == "fp32" else typed(traced, base), ranges), path)
 
 
 def linear_nodes(graph: onnx.ModelProto) -> dict[str, onnx.NodeProto]:
@@ -71,7 +67,7 @@ def observe(graph: onnx.ModelProto, batches: Iterable[Batch]) -> dict[str, float
     """Largest magnitude that reaches each of `linear_nodes`, over all batches.
 
     Args:
-        graph: fp32, as `export_encoder` writes it.
+        graph: the encode graph in fp32.
         batches: what `engine.features.encode_inputs` makes of real sequences.
     Raises:
         ValueError: no batches, or values that are not finite.
@@ -107,7 +103,8 @@ def quantize(graph: onnx.ModelProto, ranges: dict[str, float]) -> onnx.ModelProt
 
     Args:
         graph: in any precision; what is not int8 stays in it.
-        ranges: of `observe`, on the fp32 graph of the same model.
+        ranges: of `observe`, on the fp32 encode graph of the same model; the append graph has the
+            same products.
     Raises:
         ValueError: the ranges are of another graph.
     """

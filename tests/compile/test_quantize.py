@@ -9,7 +9,7 @@ import torch
 from onnx import TensorProto, numpy_helper
 
 from engine.compile.onnx import export_encoder
-from engine.compile.quantize import linear_nodes, observe, quantize
+from engine.compile.quantize import export_int8, linear_nodes, observe, quantize
 from engine.compile.samples import random_batch
 from engine.model.build import model_data
 from engine.model.stars import Stars
@@ -93,3 +93,5 @@ def test_what_cannot_be_calibrated(exported: tuple[Stars, Path]) -> None:
     del ranges["layers.0.query/MatMul"]
     with pytest.raises(ValueError, match=r"differ at \['layers\.0\.query/MatMul'\]"):
         quantize(graph, ranges)
+    with pytest.raises(ValueError, match="form plain: expected base fp32, got fp16"):
+        export_int8(model, path, [batch], "fp16", "plain")

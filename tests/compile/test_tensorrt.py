@@ -13,10 +13,11 @@ import torch
 from onnx import TensorProto, helper
 
 from engine.compile.inspect import NetworkReport, NetworkTensor
-from engine.compile.onnx import export_encoder
+from engine.compile.onnx import trace_encoder
 from engine.compile.quantize import observe, quantize
 from engine.compile.samples import random_batch
 from engine.compile.tensorrt import build_plan
+from engine.compile.typed import typed
 from engine.errors import BackendUnavailable, CompileError
 from engine.model.build import model_data
 from engine.model.stars import Stars
@@ -29,17 +30,15 @@ SMS = (80, 86, 89, 120)
 
 
 @pytest.fixture(scope="module")
-def graphs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+def graphs() -> dict[str, bytes]:
     """The encode graph by precision; int8 over fp16."""
     torch.manual_seed(0)
     model = trained_like(Stars(tiny_config().model, model_data(tiny_shop())))
-    folder = tmp_path_factory.mktemp("graphs")
-    paths = {name: folder / f"{name}.onnx" for name in ("fp32", "fp16", "bf16")}
-    for name, path in paths.items():
-        export_encoder(model, path, name)
-    ranges = observe(onnx.load(paths["fp32"]), [random_batch(model, 4, 20, seed=0)])
-    int8 = quantize(onnx.load(paths["fp16"]), ranges).SerializeToString()
-    return {name: path.read_bytes() for name, path in paths.items()} | {"int8": int8}
+    traced = trace_encoder(model)
+    made = {name: typed(traced, name) for name in ("fp32", "fp16", "bf16")}
+    ranges = observe(made["fp32"], [random_batch(model, 4, 20, seed=0)])
+    made["int8"] = quantize(made["fp16"], ranges)
+    return {name: graph.SerializeToString() for name, graph in made.items()}
 
 
 @pytest.fixture(scope="module")
