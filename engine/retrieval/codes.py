@@ -1,6 +1,6 @@
 """Item rows in 8 bits: approximate scores of all of them, and how far each can be off."""
 
-from collections.abc import Iterator
+import threading
 
 import numpy as np
 import onnx
@@ -35,9 +35,14 @@ class Codes:
         self.width = -(-n_items // _WIDEST_BLOCK) * _WIDEST_BLOCK
         """Scores of a query: n_items, and places without an item up to a whole block."""
         self._scales = np.full(self.width, _TINY, np.float32)
-        # [3, width]: norm of the row, norm of what rounding took from it, magnitude of its bias.
-        self._bounds = np.zeros((3, self.width), np.float32)
-        self._bounds[2, :n_items] = np.abs(bias) + _TINY
+        # [width, 3]: norm of the row, norm of what rounding took from it, magnitude of its bias.
+        self._bounds = np.zeros((self.width, 3), np.float32)
+        self._bounds[:n_items, 2] = np.abs(bias) + _TINY
+        self._scratch = _Scratch()
+        # fp32: D + 1 products summed by the exact scan; conversion, scales, bias and margin here.
+        self._gamma = (self.dim + 16) * _EPS
+        # Lengths of h, t·ĥ and d to the coefficients of ‖c‖ and ‖e‖.
+        self._weights = np.array([[self._gamma, 0], [self._gamma, 1 + self._gamma], [1, 0]])
         self._shards: list[tuple[slice, onnxruntime.InferenceSession]] = []
         step = max(1, _SHARD_BYTES // max(1, self.dim) // _WIDEST_BLOCK) * _WIDEST_BLOCK
         for start in range(0, self.width, step):
@@ -60,69 +65,102 @@ class Codes:
         rounded = np.rint(rows / scales).clip(-ITEM_LIMIT, ITEM_LIMIT)
         codes[:, : len(rows)] = rounded.T
         rounded *= scales
-        self._bounds[0, items] = _up(norms(rows))
-        self._bounds[1, items] = _up(norms(rows - rounded) + _EPS * self._bounds[0, items])
+        self._bounds[items, 0] = _up(norms(rows))
+        self._bounds[items, 1] = _up(norms(rows - rounded) + _EPS * self._bounds[items, 0])
         return codes
 
     def scores(
         self, queries: NDArray[np.float32]
-    ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Approximate h·c [B, width] of finite queries [B, D], and coefficients of their margins.
 
         Returns:
-            scores, without the bias, and coefficients [B, 3]: a margin is their product with an
-            item's bounds.
+            scores, without the bias, overwritten by the thread's next call; and coefficients
+            [B, 3]: a margin is their product with an item's bounds.
         """
         scales = np.maximum(np.abs(queries).max(axis=1, keepdims=True) / QUERY_LIMIT, _TINY)
-        rounded = np.rint(queries / scales).clip(-QUERY_LIMIT, QUERY_LIMIT)
+        rounded = np.rint(queries / scales)
         codes = (rounded + (QUERY_LIMIT + 1)).astype(np.uint8)
-        scores = np.empty((len(queries), self.width), np.float32)
+        scores = self._scratch.rows(len(queries), self.width)
         for place, session in self._shards:
             (sums,) = session.run(None, {"queries": codes})
-            np.multiply(
-                sums, self._scales[place], out=scores[:, place], dtype=np.float32, casting="unsafe"
-            )
+            np.copyto(scores[:, place], sums, casting="unsafe")  # faster than to convert inside *
+        scores *= self._scales
         scores *= scales
-        wide = queries.astype(np.float64)
-        near = rounded.astype(np.float64) * scales
-        own, kept, lost = (np.sqrt((x * x).sum(axis=1)) for x in (wide, near, wide - near))
-        # fp32: D + 1 products summed by the exact scan; three roundings here; bias added in both.
-        gamma = (self.dim + 16) * _EPS
-        coefficients = np.stack(
-            [lost + gamma * (own + kept), kept * (1 + gamma), np.full_like(own, gamma)], axis=1
-        )
+        parts = np.empty((3, *queries.shape))  # h, t·ĥ and what the codes lost
+        parts[0] = queries
+        np.multiply(rounded, scales, out=parts[1])
+        np.subtract(parts[0], parts[1], out=parts[2])
+        lengths = np.sqrt(np.einsum("pbd,pbd->bp", parts, parts))
+        coefficients = np.full((len(queries), 3), self._gamma, np.float32)
+        coefficients[:, :2] = lengths @ self._weights
         return scores, coefficients
 
-    def candidates(
-        self, scores: NDArray[np.float32], coefficients: NDArray[np.float64], k: int
-    ) -> Iterator[NDArray[np.int64]]:
-        """Items of each row that its k best must be among, by what `scores` gave.
+    def best_of_blocks(
+        self, scores: NDArray[np.float32], k: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """The highest score of each block, [B, blocks], and the best items, [B, k], of k blocks.
 
         Args:
-            scores: [B, width], bias added, -inf where an item is not allowed.
-            coefficients: [B, 3].
+            scores: [B, width], contiguous, bias added, -inf where an item is not allowed.
             k: at most a sixteenth of n_items.
         """
         size = _block_size(self.n_items, k)
         blocks = self.width // size
         best = scores.reshape(-1, size, blocks).max(axis=1)  # item i is in block i % blocks
-        margins = coefficients @ self._of_blocks(size)
-        # Each block holds an item that is at least this good: k blocks hold k items.
-        low = np.partition(best - margins, blocks - k, axis=1)[:, blocks - k]
-        is_open = best + margins >= low[:, None]
-        places = blocks * np.arange(size)[:, None]
-        for row in range(len(scores)):
-            items = (places + np.flatnonzero(is_open[row])).ravel()
-            found = scores[row, items]
-            margin = coefficients[row] @ self._bounds[:, items]
-            least = np.partition(found - margin, -k)[-k]
-            yield items[(found + margin >= least) & (found > -np.inf)]
+        chosen = best.argpartition(blocks - k, axis=1)[:, blocks - k :]
+        starts = chosen + self.width * np.arange(len(scores))[:, None]
+        within = _gather(scores, starts, size, blocks).argmax(axis=2)
+        return best, within * blocks + chosen
 
-    def _of_blocks(self, size: int) -> NDArray[np.float32]:
-        """The largest bounds [3, blocks] of the items of each block."""
-        if size not in self._block_bounds:
-            self._block_bounds[size] = self._bounds.reshape(3, size, -1).max(axis=1)
-        return self._block_bounds[size]
+    def candidates(
+        self,
+        scores: NDArray[np.float32],
+        coefficients: NDArray[np.float32],
+        best: NDArray[np.float32],
+        least: NDArray[np.float32],
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Allowed items whose exact score can reach `least` [B] of their row, by their margins.
+
+        Returns:
+            The row of each, ascending, and the item.
+        """
+        blocks = best.shape[1]
+        # What an approximate score must be at least, by the block's and then by the item's bounds.
+        floor = least[:, None] - coefficients @ self._of_blocks(blocks).T
+        row, block = np.nonzero(best >= floor)
+        found = _gather(scores, block + self.width * row, self.width // blocks, blocks)
+        place, within = np.nonzero((found >= floor[row, block, None]) & (found > -np.inf))
+        row, item = row[place], within * blocks + block[place]
+        margins = np.einsum("ij,ij->i", self._bounds.take(item, axis=0), coefficients[row])
+        reaches = found[place, within] + margins >= least[row]
+        return row[reaches], item[reaches]
+
+    def _of_blocks(self, blocks: int) -> NDArray[np.float32]:
+        """The largest bounds [blocks, 3] of the items of each block."""
+        if blocks not in self._block_bounds:
+            self._block_bounds[blocks] = self._bounds.reshape(-1, blocks, 3).max(axis=0)
+        return self._block_bounds[blocks]
+
+
+class _Scratch(threading.local):
+    """Memory for a thread's scores: fresh pages cost a quarter of a scan."""
+
+    def __init__(self) -> None:
+        self._memory = np.empty(0, np.float32)
+
+    def rows(self, n: int, width: int) -> NDArray[np.float32]:
+        """[n, width] float32 of any content."""
+        if self._memory.size < n * width:
+            self._memory = np.empty(n * width, np.float32)
+        return self._memory[: n * width].reshape(n, width)
+
+
+def _gather(
+    scores: NDArray[np.float32], starts: NDArray[np.int64], size: int, step: int
+) -> NDArray[np.float32]:
+    """`size` scores [..., size] from each place [...] on, `step` apart."""
+    return scores.reshape(-1).take(starts[..., None] + step * np.arange(size))
 
 
 def _block_size(n_items: int, k: int) -> int:

@@ -42,25 +42,19 @@ class ExactIndex(CheckedIndex):
         answer.scores[:, :width], answer.items[:, :width] = found
         return answer
 
-    def among(self, queries: NDArray[np.float32], k: int, items: NDArray[np.int64]) -> TopK:
-        """TopK of [B, k] among items [B, n] of each row, padded with -1; the bits of `scan`."""
-        n = items.shape[1]
-        scores = np.empty(items.shape, np.float32)
+    def scores(self, queries: NDArray[np.float32], items: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Scores [B, n], the bits of `scan`, of items [B, n] of each row; -inf where -1."""
         extended, items = _extended(queries), np.ascontiguousarray(items)
+        scores = np.empty(items.shape, np.float32)
         self._index.compute_distance_subset(
             len(queries),
             faiss.swig_ptr(extended),
-            n,
+            items.shape[1],
             faiss.swig_ptr(scores),
             faiss.swig_ptr(items),
         )
         scores[items < 0] = -np.inf
-        answer = TopK.empty(len(queries), k)
-        order = np.lexsort((items, -scores), axis=-1)[:, :k]
-        width = order.shape[1]
-        answer.scores[:, :width] = np.take_along_axis(scores, order, axis=1)
-        answer.items[:, :width] = np.take_along_axis(items, order, axis=1)
-        return answer
+        return scores
 
     def _search(self, queries: NDArray[np.float32], k: int, mask: NDArray[np.int32] | None) -> TopK:
         answer = TopK.empty(len(queries), k)

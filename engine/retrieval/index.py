@@ -118,7 +118,8 @@ class CheckedIndex(ABC):
 
 def norms(rows: NDArray[np.float32]) -> NDArray[np.float64]:
     """Euclidean norms [n] of rows [n, D], in float64 so that no finite row overflows."""
-    found: NDArray[np.float64] = np.sqrt(np.einsum("nd,nd->n", rows, rows, dtype=np.float64))
+    wide = rows.astype(np.float64)
+    found: NDArray[np.float64] = np.sqrt(np.einsum("nd,nd->n", wide, wide))
     return found
 
 

@@ -6,13 +6,16 @@ from numpy.typing import NDArray
 from .codes import Codes
 from .exact import ExactIndex
 from .index import FLOAT_MAX, CheckedIndex, TopK, by_mask
-from .mask import unpack_mask
 
 # Rules measured on 68,399 x 64 and 10^6 x 384 items; benchmarks/scale_items.py has the curves.
 FEW_ITEMS = 1 / 16  # a mask that passes fewer is scanned in fp32
 MANY_ANSWERS = 1 / 16  # more answers than this share of the catalogue are scanned in fp32
 MANY_CANDIDATES = 1 / 4  # more candidates than this share of the catalogue are scanned in fp32
 _CHUNK = 2**22  # scores at a time: 16 MB
+# By octet of a mask, 0 or -inf for its eight items: a look-up costs the same for every mask, where
+# a choice item by item costs ten times more for a mask that no branch predictor can follow.
+_BITS = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")
+_PENALTIES = np.where(_BITS, 0.0, -np.inf).astype(np.float32)
 
 
 class QuantisedIndex(CheckedIndex):
@@ -71,8 +74,7 @@ class QuantisedIndex(CheckedIndex):
             part = slice(start, start + len(rows))
             start += len(rows)
             scores[part] += bias
-            candidates = list(self._codes.candidates(scores[part], coefficients[part], k))
-            found = self._rescore(queries[rows], k, words, candidates)
+            found = self._rescore(queries[rows], k, words, scores[part], coefficients[part])
             answer.scores[rows], answer.items[rows] = found
         return answer
 
@@ -86,24 +88,35 @@ class QuantisedIndex(CheckedIndex):
         queries: NDArray[np.float32],
         k: int,
         words: NDArray[np.int32] | None,
-        candidates: list[NDArray[np.int64]],
+        scores: NDArray[np.float32],
+        coefficients: NDArray[np.float32],
     ) -> TopK:
-        """TopK of rows with one mask among the candidates of each."""
-        most = max(len(items) for items in candidates)
+        """TopK of rows with one mask, from approximate scores that hold it and the bias."""
+        best, items = self._codes.best_of_blocks(scores, k)
+        allowed = scores[np.arange(len(scores))[:, None], items] > -np.inf
+        # The k-th best is at least the worst of any k: -inf, so all items, where there are fewer.
+        least = self._exact.scores(queries, np.where(allowed, items, -1)).min(axis=1)
+        row, item = self._codes.candidates(scores, coefficients, best, least)
+        counts = np.bincount(row, minlength=len(queries))
+        most = max(k, int(counts.max()))
         if most > MANY_CANDIDATES * self.n_items:
             return self._exact.scan(queries, k, words)
-        padded = np.full((len(queries), most), -1, np.int64)
-        for row, items in zip(padded, candidates, strict=True):
-            row[: len(items)] = items
-        return self._exact.among(queries, k, padded)
+        candidates = np.full((len(queries), most), -1, np.int64)
+        candidates[row, np.arange(len(row)) - (counts.cumsum() - counts)[row]] = item
+        exact = self._exact.scores(queries, candidates)
+        order = np.lexsort((candidates, -exact), axis=-1)[:, :k]
+        every = np.arange(len(queries))[:, None]
+        return TopK(exact[every, order], candidates[every, order])
 
     def _masked_bias(self, words: NDArray[np.int32] | None) -> NDArray[np.float32] | None:
         """Bias with -inf where the mask forbids; None where it passes few items."""
         if words is None:
             return self._bias
-        allowed = unpack_mask(words, self.n_items)
-        if np.count_nonzero(allowed) < FEW_ITEMS * self.n_items:
+        octets = np.zeros(self._codes.width // 8, np.uint8)
+        octets[: 4 * len(words)] = np.ascontiguousarray(words, "<i4").view(np.uint8)
+        allowed = np.count_nonzero(np.unpackbits(octets, count=self.n_items, bitorder="little"))
+        if allowed < FEW_ITEMS * self.n_items:
             return None
-        bias = np.full_like(self._bias, -np.inf)
-        bias[: self.n_items] = np.where(allowed, self._bias[: self.n_items], -np.inf)
+        bias = _PENALTIES.take(octets, axis=0).reshape(-1)
+        bias += self._bias
         return bias
