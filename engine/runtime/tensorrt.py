@@ -2,7 +2,7 @@
 
 import importlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,33 @@ def padded(inputs: Mapping[str, NDArray[Any]], bucket: Bucket) -> dict[str, NDAr
     return made
 
 
+def by_bucket(
+    inputs: Mapping[str, NDArray[Any]],
+    buckets: Sequence[Bucket],
+    run: Callable[[Mapping[str, NDArray[Any]], Bucket], Vectors],
+) -> Vectors:
+    """Vectors of a whole batch, padded to a bucket, or cut and padded where none is that large.
+
+    Args:
+        inputs: of `graph_batch`.
+        run: gives the vectors of one padded bucket.
+    Raises:
+        ValueError: as `smallest` does.
+    """
+    n_users, length = inputs["rows"].shape[:2]
+    answers: list[Vectors] = []
+    start = 0
+    while start < n_users or not answers:
+        bucket = smallest(buckets, n_users - start, length)
+        part = {name: array[start : start + bucket.batch] for name, array in inputs.items()}
+        n_rows = min(bucket.batch, n_users - start)
+        h_next, h_gen = run(padded(part, bucket), bucket)
+        answers.append((h_next[:n_rows], h_gen[:n_rows]))
+        start += bucket.batch
+    h_next, h_gen = (np.concatenate(parts) for parts in zip(*answers, strict=True))
+    return h_next, h_gen
+
+
 class TensorRtEncoder:
     """Runs a plan on the current card.
 
@@ -88,6 +115,10 @@ class TensorRtEncoder:
         self._torch = _torch_with_cuda(target)
         machine = _machine(trt, self._torch)
         content, self.sidecar = read_plan(plan, target, machine, graph_sha256)
+        if self.sidecar.k_max is not None:
+            raise BundleError(
+                f"{plan}: expected a plain plan, got a fused one, which also searches"
+            )
         self._stream = self._torch.cuda.Stream()
         self._logger = trt.Logger(trt.Logger.ERROR)
         self._runtime = trt.Runtime(self._logger)
@@ -112,18 +143,7 @@ class TensorRtEncoder:
     def encode(self, batch: Batch) -> Vectors:
         """h_next and h_gen [B, d_serve] float32; raises ValueError as `graph_batch` does."""
         inputs = graph_batch(batch, self._inputs)
-        n_users, length = inputs["rows"].shape[:2]
-        answers: list[Vectors] = []
-        start = 0
-        while start < n_users or not answers:
-            bucket = smallest(self.sidecar.buckets, n_users - start, length)
-            part = {name: array[start : start + bucket.batch] for name, array in inputs.items()}
-            n_rows = min(bucket.batch, n_users - start)
-            h_next, h_gen = self._contexts[bucket].run(padded(part, bucket))
-            answers.append((h_next[:n_rows], h_gen[:n_rows]))
-            start += bucket.batch
-        h_next, h_gen = (np.concatenate(parts) for parts in zip(*answers, strict=True))
-        return h_next, h_gen
+        return by_bucket(inputs, self.sidecar.buckets, lambda x, b: self._contexts[b].run(x))
 
     def _shape(self, name: str) -> tuple[int, ...]:
         return tuple(self._engine.get_tensor_shape(name))

@@ -13,6 +13,7 @@ from engine.repeats import RepeatItemStatistics, repeat_features
 from engine.retrieval.exact import ExactIndex
 from engine.retrieval.mask import pack_mask
 from engine.retrieval.merge import RankedList, merge_repeats, round_robin
+from engine.runtime.inputs import Encoder
 from engine.runtime.onnx_cpu import OnnxEncoder
 
 from .explain import REPEAT, explain
@@ -26,7 +27,8 @@ POPULARITY, NONE = SOURCES.index("popularity"), -1
 class Recommender:
     """Answers requests from one bundle. One instance a process; not for several threads at once."""
 
-    def __init__(self, bundle: Bundle, threads: int = 1) -> None:
+    def __init__(self, bundle: Bundle, threads: int = 1, encoder: Encoder | None = None) -> None:
+        """encoder: of live vectors; None runs the bundle's graph in this process."""
         manifest, items = bundle.manifest, bundle.items
         self.bundle = bundle
         self.item_ids: NDArray[np.int64] = items["item_ids"]
@@ -44,12 +46,12 @@ class Recommender:
         self._repeats = bool(manifest.model["repeats"])
         self._threads = threads
         self.set_lambda(manifest.lambda_serve)
-        self._encoder = OnnxEncoder(bundle.encode_path, threads)
+        self._encoder = encoder or OnnxEncoder(bundle.encode_path, threads)
 
     @classmethod
-    def load(cls, folder: Path, threads: int = 1) -> "Recommender":
+    def load(cls, folder: Path, threads: int = 1, encoder: Encoder | None = None) -> "Recommender":
         """Opens a bundle. Raises BundleError for one that is incomplete, altered or too new."""
-        return cls(Bundle.open(folder), threads)
+        return cls(Bundle.open(folder), threads, encoder)
 
     def set_lambda(self, value: float) -> None:
         """Serves the popularity prior b = -value · log p; the bundle's own value is the default."""

@@ -25,7 +25,14 @@ class TritonPythonModel:
         project = Path(args["model_repository"]).parents[1]
         bundle = os.environ.get("STARS_BUNDLE") or parameters["bundle"]["string_value"]
         threads = os.environ.get("STARS_THREADS") or parameters["threads"]["string_value"]
-        self._recommender = Recommender.load(project / bundle, threads=int(threads))
+        encoder = None
+        if "encoder" in parameters:
+            # Here, so that a server without such a model imports nothing of gRPC.
+            from engine.serving.plan_encoder import PlanEncoder
+
+            beside = Path(args["model_repository"]).parent
+            encoder = PlanEncoder(pb_utils, beside / parameters["encoder"]["string_value"])
+        self._recommender = Recommender.load(project / bundle, int(threads), encoder)
 
     def execute(self, requests: list[pb_utils.InferenceRequest]) -> list:
         """One response a request, in order; a bad request spoils no other of its batch."""
