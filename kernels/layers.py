@@ -47,12 +47,14 @@ class Layer:
         plugin: the kernel compiled for one compute capability.
         outputs: shapes of the kernel's outputs, by name, from its inputs' shapes.
         start: grid and integers, from the inputs' shapes and a ceiling division.
+        launches: one a bucket, which the expressions were held to.
     """
 
     name: str
     plugin: Plugin
     outputs: Callable[[Shapes], Mapping[str, Output]]
     start: Callable[[Shapes, CeilDiv], Start]
+    launches: tuple[Launch, ...] = ()
 
     def check(self, launches: Sequence[Launch]) -> None:
         """Holds the expressions to recorded launches.
@@ -275,7 +277,7 @@ def _layer(
     outputs: Callable[[Shapes], Mapping[str, Output]],
     start: Callable[[Shapes, CeilDiv], Start],
 ) -> Layer:
-    layer = Layer(name, plugin(launches, sm), outputs, start)
+    layer = Layer(name, plugin(launches, sm), outputs, start, tuple(launches))
     layer.check(launches)
     return layer
 

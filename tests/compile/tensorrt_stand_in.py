@@ -149,6 +149,28 @@ def add_plugin(trtp: Any, plugin_id: str, tensors: Sequence[ITensor], at: Sequen
     namespace, name = plugin_id.split("::")
     definition = getattr(getattr(trtp.op, namespace), name)
     inputs, _, plugin = definition(*tensors)(core.QuickPluginCreationRequest.STRICT_AOT)
+    return _started(core, plugin, inputs, at)
+
+
+def parse_plugin(node: Any, tensors: Sequence[ITensor], at: Sequence[Any]) -> Started:
+    """What the ONNX parser asks of the plugin that a node names, at given shapes.
+
+    As onnx-tensorrt 10.13 does (createPlugin in importerUtils.cpp): the creator is looked up by
+    operator, version and namespace, and `aot` makes the request.
+    """
+    core = sys.modules["tensorrt"]
+    attributes = {attribute.name: attribute for attribute in node.attribute}
+    namespace = attributes["plugin_namespace"].s.decode()
+    version = attributes["plugin_version"].s.decode()
+    creator = core.registry.get_creator(node.op_type, version, namespace)
+    requests = core.QuickPluginCreationRequest
+    request = requests.STRICT_AOT if attributes["aot"].i else requests.STRICT_JIT
+    phase = core.TensorRTPhase.BUILD
+    plugin = creator.create_plugin(node.op_type, namespace, [], phase, request)
+    return _started(core, plugin, tensors, at)
+
+
+def _started(core: Any, plugin: Any, inputs: Sequence[ITensor], at: Sequence[Any]) -> Started:
     types = [tensor.dtype for tensor in inputs]
     output_types = plugin.get_output_data_types(types, [len(t.shape) for t in inputs])
     sizes = [
