@@ -23,7 +23,7 @@ from engine.compile.inspect import inspect_network
 from engine.compile.onnx import export_encoder
 from engine.model.build import model_data
 from engine.model.stars import Stars
-from engine.runtime.sidecar import Bucket
+from engine.runtime.sidecar import Bucket, sha256
 from tests.compile import tensorrt_stand_in as stand_in
 from tests.tiny import tiny_config, tiny_shop
 
@@ -109,6 +109,23 @@ with stand_in.tensorrt_plugin() as trtp:
                 "grid": started.grid, "launched": (*launch.grid, 1, 1)[:3],
                 "ptx": started.ptx == layer.plugin.ptx.encode(),
             }
+from types import SimpleNamespace
+from engine.compile.fused import build_fused_plan
+from tests.compile.test_tensorrt import recorded
+
+trt = recorded({"ids": (-1, -1), "mask": (-1, 32)})
+trt.DataType = SimpleNamespace(BF16="BF16", **{name: name for name in DTYPES.values()})
+with stand_in.tensorrt_plugin() as trtp:
+    plan = build_fused_plan(
+        trt, trtp, path.read_bytes(), tables, K_MAX, "fp16", BUCKETS, sm=SM
+    )
+    parsed = onnx.ModelProto.FromString(trt.OnnxParser.return_value.parse.call_args.args[0])
+    registered = sorted(name for name, _, space in sys.modules["tensorrt"].registry.creators)
+result["plan"] = {
+    "sidecar": plan.sidecar.model_dump(), "registered": registered,
+    "plugins": sorted(n.op_type for n in parsed.graph.node if n.domain == DOMAIN),
+    "graph": sha256(path.read_bytes()), "tables": tables.sha256(),
+}
 print(json.dumps(result))
 """
 NAMES = ("token_assembly", "pooled_attention", "score_topk_scan", "score_topk_merge")
@@ -145,3 +162,14 @@ def test_the_network_around_them_is_in_half_precision_and_builds(result: dict[st
         outputs = {k: v for k, v in report["outputs"].items() if "/" not in k}
         assert {outputs[name] for name in ("h_next", "h_gen", "scores")} == {"FLOAT"}
         assert outputs["items"] == "INT64"
+
+
+def test_the_plan_is_built_from_it_and_the_sidecar_says_what_it_holds(
+    result: dict[str, Any],
+) -> None:
+    plan = result["plan"]
+    assert plan["registered"] == plan["plugins"] == sorted(NAMES), "before the graph is parsed"
+    sidecar = plan["sidecar"]
+    assert (sidecar["k_max"], sidecar["ptx_version"], sidecar["sm"]) == (20, 83, [80])
+    assert (sidecar["graph_sha256"], sidecar["tables_sha256"]) == (plan["graph"], plan["tables"])
+    assert sidecar["buckets"] == [[1, 20], [4, 12]]

@@ -30,8 +30,9 @@ SOURCES = (
     engine.compile.bridge.register, engine.compile.fused.build_fused_plan,
 )  # fmt: skip
 OBJECTS = {
-    "trt", "trtp", "launch", "module", "builder", "network", "parser", "config", "profile", "cache", "layer",
-    "output", "tensor", "engine", "context", "_runtime", "_engine", "_context",
+    "trt", "trtp", "launch", "module", "builder", "network", "parser", "config", "profile",
+    "cache", "layer", "output", "tensor", "engine", "context", "_runtime", "_engine",
+    "_context",
 }  # fmt: skip
 
 
