@@ -102,6 +102,24 @@ class Columns(Mapping[str, Column]):
         """
         return cls({name: _column(name, column) for name, column in values.items()}, n_items)
 
+    def updated(self, changes: Mapping[str, Mapping[int, Scalar]]) -> "Columns":
+        """Columns in which some items have other values; a column without changes is the same.
+
+        Args:
+            changes: by column, the new value by item index (not catalogue id), None for null.
+        Raises:
+            DataError: an unknown column, an item that is none, or a value of another kind than the
+                column's; names column and item. Integers are welcome in float columns.
+        """
+        columns = dict(self._columns)
+        for name, values in changes.items():
+            if name not in columns:
+                known = ", ".join(columns) or "none"
+                raise DataError(f"columns: expected one of {known}, got {name!r}")
+            if values:
+                columns[name] = _changed(name, columns[name], values)
+        return Columns(columns, self.n_items)
+
     def save(self, folder: Path) -> None:
         """Writes columns.safetensors and columns.json into `folder`."""
         described = [
@@ -183,6 +201,36 @@ def _common_kind(name: str, values: Sequence[Scalar]) -> Kind:
                 f"columns: {name!r}: row {row}: expected {kind} as above, got {found} {value!r}"
             )
     return kind or "string"
+
+
+def _changed(name: str, column: Column, values: Mapping[int, Scalar]) -> Column:
+    """A copy of `column` with other values of some items."""
+    n_items = len(column.data)
+    for item, value in values.items():
+        if not 0 <= item < n_items:
+            raise DataError(
+                f"columns: {name!r}: expected items from 0 to {n_items - 1}, got {item}"
+            )
+        kind = _KINDS.get(type(value))
+        fits = value is None or kind == column.kind or (kind, column.kind) == ("int", "float")
+        if not fits:
+            raise DataError(
+                f"columns: {name!r}: item {item}: expected {column.kind} or null, "
+                f"got {type(value).__name__} {value!r}"
+            )
+    new = _column(name, [*values.values()])  # its kind is the values' own; the data are cast below
+    items = np.fromiter(values, np.int64, len(values))
+    data, valid, strings = column.data.copy(), column.valid.copy(), column.strings
+    valid[items] = new.valid
+    if column.kind == "string":
+        strings = tuple(sorted({*column.strings, *new.strings}))
+        codes = {text: code for code, text in enumerate(strings)}
+        # The last place is that of code -1, null.
+        data = np.array([*(codes[text] for text in column.strings), -1], np.int32)[data]
+        data[items] = np.array([*(codes[text] for text in new.strings), -1], np.int32)[new.data]
+    else:
+        data[items] = np.where(new.valid, new.data, 0)
+    return Column(column.kind, data, valid, strings)
 
 
 def _check_stored(name: str, column: Column, n_items: int) -> None:

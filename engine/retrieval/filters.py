@@ -4,11 +4,8 @@ from collections import OrderedDict
 from threading import Lock
 from typing import TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-
 from .columns import Columns
-from .predicate import Predicate, compile_predicate
+from .predicate import Mask, Predicate, compile_predicate
 
 MAX_TEXTS = 256
 _V = TypeVar("_V")
@@ -20,12 +17,17 @@ class FilterCache:
     def __init__(self, columns: Columns, max_bytes: int = 64 * 2**20) -> None:
         """`max_bytes` bounds the masks, one byte an item each; one mask is always kept."""
         self._columns = columns
-        self._max_masks = max(1, max_bytes // max(1, columns.n_items))
-        self._masks: OrderedDict[str, NDArray[np.bool_]] = OrderedDict()
+        self._max_bytes = max_bytes
+        self._masks: OrderedDict[str, tuple[Predicate, Mask]] = OrderedDict()
         self._predicates: OrderedDict[str, Predicate] = OrderedDict()
         self._lock = Lock()
 
-    def mask(self, text: str) -> NDArray[np.bool_]:
+    @property
+    def columns(self) -> Columns:
+        """The columns that the next mask is of."""
+        return self._columns
+
+    def mask(self, text: str) -> Mask:
         """Mask [N] bool, read-only, of a filter's JSON text.
 
         Raises:
@@ -34,12 +36,33 @@ class FilterCache:
         with self._lock:
             predicate = self._predicates.get(text) or compile_predicate(text, self._columns)
             _keep(self._predicates, text, predicate, MAX_TEXTS)
-            mask = self._masks.get(predicate.canonical)
+            _, mask = self._masks.get(predicate.canonical, (None, None))
             if mask is None:
                 mask = predicate.evaluate()
                 mask.setflags(write=False)
-            _keep(self._masks, predicate.canonical, mask, self._max_masks)
+            max_masks = max(1, self._max_bytes // max(1, self._columns.n_items))
+            _keep(self._masks, predicate.canonical, (predicate, mask), max_masks)
             return mask
+
+    def replace(self, columns: Columns) -> None:
+        """Puts `columns` in the place of those before: every later mask is of them.
+
+        What reads only columns that are the same objects in both is kept, so after
+        `cache.replace(cache.columns.updated(changes))` no filter over other columns is evaluated
+        again.
+        """
+        with self._lock:
+            before, self._columns = self._columns, columns
+            same = {name for name in columns if before.get(name) is columns[name]}
+            if columns.n_items != before.n_items:
+                self._predicates.clear()
+                self._masks.clear()
+            for text, predicate in [*self._predicates.items()]:
+                if not predicate.columns <= same:
+                    del self._predicates[text]
+            for canonical, (predicate, _) in [*self._masks.items()]:
+                if not predicate.columns <= same:
+                    del self._masks[canonical]
 
     def __len__(self) -> int:
         return len(self._masks)

@@ -35,10 +35,12 @@ class Predicate:
 
     Attributes:
         canonical: one text for all spellings that differ only in spaces, order or repetition.
+        columns: the columns that it reads.
         evaluate: gives [N] bool, True where the item qualifies.
     """
 
     canonical: str
+    columns: frozenset[str]
     evaluate: Callable[[], Mask]
 
 
@@ -124,7 +126,7 @@ class _Compiler:
         else:
             _check_value(column, value, here, nullable=operator in EQUALITY)
         canonical = json.dumps([name, operator, value])
-        return Predicate(canonical, lambda: _compare(column, operator, value))
+        return Predicate(canonical, frozenset({name}), lambda: _compare(column, operator, value))
 
 
 def _join(word: str, parts: list[Predicate], n_items: int) -> Predicate:
@@ -140,11 +142,12 @@ def _join(word: str, parts: list[Predicate], n_items: int) -> Predicate:
             combine(mask, part.evaluate(), out=mask)
         return mask
 
-    return Predicate(f"{word}[{','.join(sorted(unique))}]", evaluate)
+    read = frozenset[str]().union(*(part.columns for part in unique.values()))
+    return Predicate(f"{word}[{','.join(sorted(unique))}]", read, evaluate)
 
 
 def _negate(part: Predicate) -> Predicate:
-    return Predicate(f"not({part.canonical})", lambda: ~part.evaluate())
+    return Predicate(f"not({part.canonical})", part.columns, lambda: ~part.evaluate())
 
 
 def _compare(column: Column, operator: str, value: Any) -> Mask:

@@ -67,6 +67,59 @@ def test_values_that_no_column_can_hold_are_refused() -> None:
         Columns.from_values({"or": [1]}, 1)
 
 
+def test_updated_values_replace_those_of_some_items() -> None:
+    columns = Columns.from_values(VALUES, 5)
+    updated = columns.updated(
+        {
+            "brand": {0: "a", 1: "b", 4: None},
+            "size": {0: None, 1: 7},
+            "price": {0: 3, 2: float("nan"), 3: 0.5},
+            "organic": {2: True, 0: None},
+            "note": {},
+        }
+    )
+    assert updated["brand"].take(range(5)) == ["a", "b", "", "ä", None]
+    assert updated["brand"].strings == ("", "a", "b", "ä")
+    assert updated["size"].take(range(5)) == [None, 7, -(2**63), 2**63 - 1, 0]
+    assert updated["price"].take(range(5)) == [3.0, None, None, 0.5, -0.0]
+    assert updated["organic"].take(range(5)) == [None, False, True, True, False]
+    assert updated["note"] is columns["note"]
+    assert columns["brand"].take(range(5)) == VALUES["brand"], "columns never change"
+    assert columns["size"].take(range(5)) == VALUES["size"]
+    same = Columns.from_values({name: updated[name].take(range(5)) for name in updated}, 5)
+    for name in ("size", "price", "organic"):
+        assert same[name].data[same[name].valid].tolist() == (
+            updated[name].data[updated[name].valid].tolist()
+        )
+        assert updated[name].data.dtype == same[name].data.dtype
+
+
+def test_an_update_can_null_a_column_and_name_it_again(tmp_path: Path) -> None:
+    columns = Columns.from_values(VALUES, 5)
+    columns = columns.updated({"brand": dict.fromkeys(range(5)), "note": {1: "new"}})
+    columns.save(tmp_path)  # what is loaded is checked: dtypes, flags and codes fit together
+    loaded = Columns.load(tmp_path)
+    assert loaded["brand"].take(range(5)) == [None] * 5
+    assert loaded["note"].take(range(5)) == [None, "new", None, None, None]
+
+
+def test_updates_that_do_not_fit_are_refused() -> None:
+    columns = Columns.from_values(VALUES, 5)
+    with pytest.raises(DataError, match=r"expected one of brand, size, .*, got 'stock'"):
+        columns.updated({"stock": {0: 1}})
+    for item in (-1, 5):
+        with pytest.raises(DataError, match=f"'size': expected items from 0 to 4, got {item}"):
+            columns.updated({"size": {item: 1}})
+    with pytest.raises(DataError, match=r"'size': item 3: expected int or null, got float 1.5"):
+        columns.updated({"size": {1: 2, 3: 1.5}})
+    with pytest.raises(DataError, match="'size': item 0: expected int or null, got bool True"):
+        columns.updated({"size": {0: True}})
+    with pytest.raises(DataError, match="'brand': item 0: expected string or null, got list"):
+        columns.updated({"brand": {0: ["a"]}})  # type: ignore[dict-item]
+    with pytest.raises(DataError, match="'size': expected integers of 64 bits"):
+        columns.updated({"size": {0: 2**63}})
+
+
 def damage(folder: Path, **changes: object) -> None:
     described = json.loads((folder / NAMES_FILE).read_text())
     described[0] |= changes
