@@ -155,7 +155,7 @@ def add_plugin(trtp: Any, plugin_id: str, tensors: Sequence[ITensor], at: Sequen
 def parse_plugin(node: Any, tensors: Sequence[ITensor], at: Sequence[Any]) -> Started:
     """What the ONNX parser asks of the plugin that a node names, at given shapes.
 
-    As onnx-tensorrt 10.13 does (createPlugin in importerUtils.cpp): the creator is looked up by
+    As onnx-tensorrt does (createPlugin in importerUtils.cpp): the creator is looked up by
     operator, version and namespace, and `aot` makes the request.
     """
     core = sys.modules["tensorrt"]
