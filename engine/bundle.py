@@ -1,7 +1,9 @@
 """A bundle: everything that serving needs, in one immutable, hashed folder.
 
 manifest.json            what it is made of, sizes and hashes; written last
-encode.onnx              the encoder
+encode.onnx              the encoder of whole windows; encode.int8.onnx in int8
+append.onnx              the encoder of new events over kept ones, unless the model is
+                         bidirectional; append.int8.onnx in int8
 items.safetensors        arrays with one row an item
 request.safetensors      small weights of the request path
 content.safetensors      text components, Δ, tags and projections: what an item's row is made of
@@ -18,7 +20,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,10 +42,13 @@ from .store.mmap import FILES, MemoryMappedUserStore, UserArrays, write_users
 from .store.users import UserStore
 
 CONTENT_FILE, TAGS_FILE = "content.safetensors", "tags.json"
-ENCODE_FILE, ITEMS_FILE, REQUEST_FILE = "encode.onnx", "items.safetensors", "request.safetensors"
+ENCODE_FILE, APPEND_FILE = "encode.onnx", "append.onnx"
+ENCODE_INT8_FILE, APPEND_INT8_FILE = "encode.int8.onnx", "append.int8.onnx"
+ITEMS_FILE, REQUEST_FILE = "items.safetensors", "request.safetensors"
 USERS_FOLDER = "users"
 REQUIRED = (
     ENCODE_FILE,
+    ENCODE_INT8_FILE,
     ITEMS_FILE,
     REQUEST_FILE,
     CONTENT_FILE,
@@ -68,6 +73,13 @@ PACKAGES = ("numpy", "onnxruntime", "faiss-cpu", "safetensors", "torch")
 Arrays = Mapping[str, NDArray[Any]]
 
 
+class Graphs(NamedTuple):
+    """Files of one precision; no `append` where the model is bidirectional."""
+
+    encode: Path
+    append: Path | None
+
+
 @dataclass(frozen=True)
 class Bundle:
     """An opened bundle.
@@ -79,7 +91,6 @@ class Bundle:
         request_weights: arrays by name.
         columns: item columns, aligned with item_ids.
         users: the user store.
-        encode_path: the encoder's ONNX file.
     """
 
     folder: Path
@@ -88,7 +99,6 @@ class Bundle:
     request_weights: Arrays
     columns: Columns
     users: UserStore
-    encode_path: Path
 
     @classmethod
     def open(cls, folder: Path, verify: bool = True) -> "Bundle":
@@ -122,15 +132,22 @@ class Bundle:
             request_weights=_load(folder / REQUEST_FILE),
             columns=columns,
             users=users,
-            encode_path=folder / ENCODE_FILE,
         )
+
+    def graphs(self, precision: Literal["fp32", "int8"]) -> Graphs:
+        """The encoder's graphs in one precision."""
+        encode, append = {
+            "fp32": (ENCODE_FILE, APPEND_FILE), "int8": (ENCODE_INT8_FILE, APPEND_INT8_FILE),
+        }[precision]  # fmt: skip
+        kept = self.folder / append if append in self.manifest.files else None
+        return Graphs(self.folder / encode, kept)
 
 
 class BundleWriter:
     """Writes a bundle beside its place and moves it there when it is complete.
 
         with BundleWriter(folder, description) as writer:
-            export(writer.folder / ENCODE_FILE)
+            export_graphs(writer.folder)
             writer.write_items(...)      # and request, columns, users
 
     Leaving the block hashes every file, writes the manifest, opens the result as a reader would,

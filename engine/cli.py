@@ -185,6 +185,12 @@ def serve(
     grpc_port: int = 8001,
     metrics_port: int = 8002,
     threads: Annotated[int, typer.Option(help="CPU threads of the engine")] = 1,
+    runtime: Annotated[
+        str, typer.Option(help="encoder: auto, or onnxruntime or openvino with -fp32 or -int8")
+    ] = "auto",
+    cache_mib: Annotated[
+        int, typer.Option(min=0, help="for keys and values of users that ask again")
+    ] = 256,
     log: Annotated[Path | None, typer.Option(help="file for the server's output")] = None,
 ) -> None:
     """Serve a bundle by Triton Server until interrupted."""
@@ -198,6 +204,8 @@ def serve(
         metrics_port=metrics_port,
         address=address,
         threads=threads,
+        runtime=runtime,
+        cache_mib=cache_mib,
         log=log,
     )
     with server:

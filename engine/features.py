@@ -110,6 +110,17 @@ def encode_inputs(
         window, hop: of the model.
     """
     starts = [window_start(len(h.items), window, hop) for h in histories]
+    return event_inputs(histories, starts, users, rows, calendar)
+
+
+def event_inputs(
+    histories: Sequence[History],
+    starts: Sequence[int],
+    users: UserFeatures,
+    rows: NDArray[np.float32],
+    calendar: Calendar,
+) -> Mapping[str, NDArray[np.generic]]:
+    """Inputs of the events from `starts` [B] on, as `encode_inputs` makes them of a window."""
     lengths = np.array([len(h.items) - s for h, s in zip(histories, starts, strict=True)], np.int64)
     shape = (len(histories), max(int(lengths.max(initial=0)), 1))
     items = np.zeros(shape, np.int64)

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from engine.bundle import (
     CONTENT_FILE,
     ENCODE_FILE,
+    ENCODE_INT8_FILE,
     ITEMS_FILE,
     REQUEST_FILE,
     REQUIRED,
@@ -95,7 +96,8 @@ def columns(n_items: int = N) -> Columns:
 
 
 def fill(writer: BundleWriter) -> None:
-    (writer.folder / ENCODE_FILE).write_bytes(b"onnx" * 100)
+    for name in (ENCODE_FILE, ENCODE_INT8_FILE):
+        (writer.folder / name).write_bytes(b"onnx" * 100)
     (writer.folder / CONTENT_FILE).write_bytes(b"content")
     (writer.folder / TAGS_FILE).write_text("{}")
     writer.write_items(items())
@@ -143,7 +145,8 @@ def test_a_written_bundle_opens(folder: Path) -> None:
     assert record is not None
     assert record.times.tolist() == [7]
     assert unknown is None
-    assert bundle.encode_path.read_bytes() == b"onnx" * 100
+    assert bundle.graphs("fp32").encode.read_bytes() == b"onnx" * 100
+    assert bundle.graphs("int8") == (folder / ENCODE_INT8_FILE, None)
 
 
 def test_further_files_of_the_writer_are_hashed_too(tmp_path: Path) -> None:
@@ -311,14 +314,14 @@ def test_paths_that_leave_the_bundle_are_refused(folder: Path, name: str) -> Non
         Bundle.open(folder)
 
 
-@pytest.mark.parametrize("version", [0, 2, "1", None, [1]])
+@pytest.mark.parametrize("version", [0, 3, "2", None, [1]])
 def test_another_format_version_is_refused(folder: Path, version: object) -> None:
     def change(manifest: dict[str, Any]) -> None:
         manifest.clear()
         manifest["format_version"] = version
 
     rewrite_manifest(folder, change)
-    with pytest.raises(BundleError, match=r"format_version: expected 1, got .*; export the bundle"):
+    with pytest.raises(BundleError, match=rf"format_version: expected {FORMAT_VERSION}, got .*; export the bundle"):
         Bundle.open(folder)
 
 

@@ -2,7 +2,7 @@
 
 import json
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,21 +10,33 @@ import torch
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from engine.bundle import CONTENT_FILE, ENCODE_FILE, TAGS_FILE, BundleWriter
+from engine.bundle import (
+    APPEND_FILE,
+    APPEND_INT8_FILE,
+    CONTENT_FILE,
+    ENCODE_FILE,
+    ENCODE_INT8_FILE,
+    TAGS_FILE,
+    BundleWriter,
+)
 from engine.config import Config
 from engine.data.dataset import Dataset
 from engine.features import UserFeatures, encode_inputs
 from engine.manifest import Description, Source
 from engine.model.stars import Stars
 from engine.retrieval.columns import Columns
-from engine.runtime.onnx_cpu import OnnxEncoder
+from engine.runtime.inputs import Batch, Encoder
+from engine.runtime.registry import choose, open_graph
 from engine.serving.weights import RequestWeights
 from engine.store.mmap import UserArrays
 from engine.training.history import Past, past
 
-from .onnx import export_encoder
+from .onnx import save, trace_append, trace_encoder
+from .quantize import observe, quantize
+from .typed import typed
 
 _ITEMS_AT_ONCE, _USERS_AT_ONCE = 8192, 64
+_CALIBRATION_USERS = 256
 
 
 def export(
@@ -55,7 +67,7 @@ def export(
     active[history.catalogue] = True
     statistics = history.statistics
     with BundleWriter(folder, _description(dataset, config, cut, lambda_serve)) as writer:
-        export_encoder(model, writer.folder / ENCODE_FILE)
+        export_graphs(model, writer.folder, calibration(history, config, rows))
         writer.write_items(
             {
                 "item_ids": dataset.item_ids,
@@ -71,8 +83,37 @@ def export(
         frame = dataset.items_frame().drop("item_id")
         values = {name: frame[name].to_list() for name in frame.columns}
         writer.write_columns(Columns.from_values(values, len(frame)))
-        encoder = OnnxEncoder(writer.folder / ENCODE_FILE, threads)
+        choice = choose("auto", config.model.model_dump())
+        graph = writer.folder / {"fp32": ENCODE_FILE, "int8": ENCODE_INT8_FILE}[choice.precision]
+        encoder = open_graph(choice, graph, config.model.window, threads)
         writer.write_users(_users(history, config, rows, encoder))
+
+
+def export_graphs(model: Stars, folder: Path, batches: Iterable[Batch]) -> None:
+    """Writes `encode` and, of a causal model, `append` in fp32 and int8.
+
+    Args:
+        model: trained, on the CPU.
+        folder: of the bundle.
+        batches: of real sequences, to calibrate int8 on.
+    """
+    encode = typed(trace_encoder(model), "fp32")
+    ranges = observe(encode, batches)
+    graphs = {ENCODE_FILE: encode, ENCODE_INT8_FILE: quantize(encode, ranges)}
+    if model.config.pooling == "causal":
+        append = typed(trace_append(model), "fp32")
+        graphs |= {APPEND_FILE: append, APPEND_INT8_FILE: quantize(append, ranges)}
+    for name, graph in graphs.items():
+        save(graph, folder / name)
+
+
+def calibration(history: Past, config: Config, rows: NDArray[np.float32]) -> Iterator[Batch]:
+    """Windows of users of every length, to calibrate int8 on."""
+    lengths = np.diff(history.offsets)
+    order = np.argsort(lengths, kind="stable")
+    chosen = order[np.linspace(0, len(order) - 1, min(_CALIBRATION_USERS, len(order))).astype(int)]
+    for start in range(0, len(chosen), _USERS_AT_ONCE):
+        yield _inputs(chosen[start : start + _USERS_AT_ONCE], history, config, rows)
 
 
 def item_tables(model: Stars) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -134,7 +175,7 @@ def _write_content(folder: Path, model: Stars, dataset: Dataset) -> None:
 
 
 def _users(
-    history: Past, config: Config, rows: NDArray[np.float32], encoder: OnnxEncoder
+    history: Past, config: Config, rows: NDArray[np.float32], encoder: Encoder
 ) -> UserArrays:
     """Every user's vectors, history and repeat items at the cut."""
     dataset = history.dataset
@@ -142,14 +183,7 @@ def _users(
     h_next = np.zeros((n_users, config.model.d_serve), np.float32)
     h_gen = np.zeros_like(h_next)
     for users in _by_length(np.diff(history.offsets)):
-        inputs = encode_inputs(
-            [history.history(user) for user in users.tolist()],
-            UserFeatures(dataset.user_categorical[users], dataset.user_numeric[users]),
-            rows,
-            history.calendar,
-            config.model.window,
-            config.model.hop,
-        )
+        inputs = _inputs(users, history, config, rows)
         h_next[users], h_gen[users] = encoder.encode(inputs)
     return UserArrays(
         user_ids=dataset.user_ids,
@@ -163,6 +197,20 @@ def _users(
         event_type=history.type,
         event_session=history.session,
         repeats=[history.repeat_state(user) for user in range(n_users)],
+    )
+
+
+def _inputs(
+    users: NDArray[np.int64], history: Past, config: Config, rows: NDArray[np.float32]
+) -> Batch:
+    dataset = history.dataset
+    return encode_inputs(
+        [history.history(user) for user in users.tolist()],
+        UserFeatures(dataset.user_categorical[users], dataset.user_numeric[users]),
+        rows,
+        history.calendar,
+        config.model.window,
+        config.model.hop,
     )
 
 

@@ -209,7 +209,7 @@ def _run(request: Any, inputs: dict[str, NDArray[Any]]) -> Vectors:
     return h_next, h_gen
 
 
-def _probe(inputs: dict[str, GraphInput], bucket: Bucket) -> dict[str, NDArray[Any]]:
+def _probe(inputs: Mapping[str, GraphInput], bucket: Bucket) -> dict[str, NDArray[Any]]:
     """Full windows of random rows; every code is 0."""
     rng = np.random.default_rng(0)
     made = {}

@@ -1,20 +1,58 @@
 """The runtimes by name: which of them this machine can run, and why not the rest."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
-from engine.errors import BackendUnavailable
+from engine.errors import BackendUnavailable, ConfigError
 
+from .append import AppendEncoder
 from .inputs import Encoder
-from .onnx_cpu import OnnxEncoder
-from .openvino import OpenVinoEncoder
-from .sidecar import Target
+from .onnx_cpu import OnnxAppendEncoder, OnnxEncoder
+from .openvino import OpenVinoAppendEncoder, OpenVinoEncoder
+from .sidecar import Bucket, Target
 from .tensorrt import TensorRtEncoder, driver_branch, load_module
 
 GraphRuntime = Literal["onnxruntime", "openvino"]
+GraphPrecision = Literal["fp32", "int8"]
+# Multiply-adds of the layers for one event, from which OpenVINO's int8 pays: with fewer, what a
+# call costs beside them decides, and ONNX Runtime's is smaller (`stars compile` measures both).
+LARGE = 4_000_000
+
+
+class Choice(NamedTuple):
+    """A runtime of the CPU, the precision of its graph, and the reason for them."""
+
+    runtime: GraphRuntime
+    precision: GraphPrecision
+    reason: str
+
+
+def choose(asked: str, model: Mapping[str, Any]) -> Choice:
+    """What runs the encoder on a CPU.
+
+    Args:
+        asked: a runtime and a precision, as in "openvino-int8", or "auto".
+        model: the model's configuration.
+    Raises:
+        ConfigError: another name.
+    """
+    for runtime in get_args(GraphRuntime):
+        for precision in get_args(GraphPrecision):
+            if asked == f"{runtime}-{precision}":
+                return Choice(runtime, precision, "asked for")
+    if asked != "auto":
+        raise ConfigError(
+            f"encoder: expected auto, or onnxruntime or openvino with -fp32 or -int8, got {asked!r}"
+        )
+    d, feed, layers = model["d_model"], model["d_ff"], model["layers"]
+    work = layers * (4 * d * d + 2 * d * feed)
+    said = f"{work / 1e6:.1f} million multiply-adds an event, int8 pays from {LARGE / 1e6:.0f} on"
+    if work >= LARGE:
+        return Choice("openvino", "int8", said)
+    return Choice("onnxruntime", "fp32", said)
 
 
 class Status(NamedTuple):
@@ -25,18 +63,27 @@ class Status(NamedTuple):
     detail: str
 
 
-def open_graph(runtime: GraphRuntime, path: Path, threads: int = 1) -> Encoder:
-    """The encoder of an ONNX graph on the CPU.
+def open_graph(choice: Choice, path: Path, window: int, threads: int = 1) -> Encoder:
+    """The encoder of an `encode` graph on the CPU.
 
+    Args:
+        choice: of runtime and precision; the graph is of this precision.
+        path: the graph.
+        window: of the model; a full window of one user is what is made fastest.
+        threads: threads of one call.
     Raises:
-        ValueError: no runtime of this name.
         BackendUnavailable, BundleError: see the runtime.
     """
-    if runtime == "onnxruntime":
+    if choice.runtime == "onnxruntime":
         return OnnxEncoder(path, threads)
-    if runtime == "openvino":
-        return OpenVinoEncoder(path, threads)
-    raise ValueError(f"open_graph: runtime: expected onnxruntime or openvino, got {runtime!r}")
+    return OpenVinoEncoder(path, threads, (Bucket(1, window),), exact=choice.precision == "fp32")
+
+
+def open_append(choice: Choice, path: Path, window: int, threads: int = 1) -> AppendEncoder:
+    """The encoder of an `append` graph on the CPU; arguments and errors as of `open_graph`."""
+    if choice.runtime == "onnxruntime":
+        return OnnxAppendEncoder(path, window + 1, threads)
+    return OpenVinoAppendEncoder(path, window + 1, threads, exact=choice.precision == "fp32")
 
 
 def open_plan(runtime: Target, path: Path, graph_sha256: str | None = None) -> Encoder:

@@ -2,21 +2,22 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engine.bundle import Bundle
 from engine.errors import RequestError
-from engine.features import UserFeatures, encode_inputs
 from engine.repeats import RepeatItemStatistics, repeat_features
 from engine.retrieval.exact import ExactIndex
 from engine.retrieval.mask import pack_mask
 from engine.retrieval.merge import RankedList, merge_repeats, round_robin
 from engine.runtime.inputs import Encoder
-from engine.runtime.onnx_cpu import OnnxEncoder
+from engine.runtime.registry import choose, open_append, open_graph
 
 from .explain import REPEAT, explain
+from .live import CACHE_MIB, LiveEncoder, LiveRequest
 from .query import Query, Resolver
 from .request import SOURCES, Reply, Request
 from .weights import RequestWeights
@@ -25,16 +26,35 @@ POPULARITY, NONE = SOURCES.index("popularity"), -1
 
 
 class Recommender:
-    """Answers requests from one bundle. One instance a process; not for several threads at once."""
+    """Answers requests from one bundle. One instance a process; not for several threads at once.
 
-    def __init__(self, bundle: Bundle, threads: int = 1, encoder: Encoder | None = None) -> None:
-        """encoder: of live vectors; None runs the bundle's graph in this process."""
+    Args:
+        bundle: opened.
+        threads: of search and encoder.
+        encoder: of live vectors: what runs the bundle's graph in this process, by a name of
+            `engine.runtime.registry.choose`; or an encoder.
+        cache_mib: for the keys and values of users that ask again, 0 for none.
+    Raises:
+        ConfigError: no encoder of this name.
+        BackendUnavailable, BundleError: see the runtime.
+
+    Attributes:
+        choice: what runs the bundle's graph, and why; None where the caller brought an encoder.
+        live: the encoder of live requests, with its counts.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        threads: int = 1,
+        encoder: str | Encoder = "auto",
+        cache_mib: int = CACHE_MIB,
+    ) -> None:
         manifest, items = bundle.manifest, bundle.items
         self.bundle = bundle
         self.item_ids: NDArray[np.int64] = items["item_ids"]
         self.candidates: NDArray[np.float32] = items["candidates"]
         self.weights = RequestWeights.of(bundle.request_weights)
-        self._rows = items["rows"]
         self._statistics = RepeatItemStatistics(
             **{name: items[name] for name in RepeatItemStatistics.FIELDS}
         )
@@ -42,16 +62,25 @@ class Recommender:
         self._log_p = items["log_p"]
         self._resolver = Resolver(bundle, self.weights)
         self._calendar = self._resolver.calendar
-        self._window, self._hop = manifest.model["window"], manifest.model["hop"]
         self._repeats = bool(manifest.model["repeats"])
         self._threads = threads
         self.set_lambda(manifest.lambda_serve)
-        self._encoder = encoder or OnnxEncoder(bundle.encode_path, threads)
+        window, hop = manifest.model["window"], manifest.model["hop"]
+        self.choice, append = None, None
+        if isinstance(encoder, str):
+            self.choice = choose(encoder, manifest.model)
+            graphs = bundle.graphs(self.choice.precision)
+            encoder = open_graph(self.choice, graphs.encode, window, threads)
+            if cache_mib and graphs.append is not None:
+                append = open_append(self.choice, graphs.append, window, threads)
+        self.live = LiveEncoder(
+            encoder, append, items["rows"], self._calendar, window, hop, cache_mib << 20
+        )
 
     @classmethod
-    def load(cls, folder: Path, threads: int = 1, encoder: Encoder | None = None) -> "Recommender":
-        """Opens a bundle. Raises BundleError for one that is incomplete, altered or too new."""
-        return cls(Bundle.open(folder), threads, encoder)
+    def load(cls, folder: Path, *options: Any, **named: Any) -> "Recommender":
+        """Opens a bundle; BundleError says why one is incomplete, altered or too new."""
+        return cls(Bundle.open(folder), *options, **named)
 
     def set_lambda(self, value: float) -> None:
         """Serves the popularity prior b = -value · log p; the bundle's own value is the default."""
@@ -80,22 +109,17 @@ class Recommender:
         """Fills the vectors of the live queries."""
         if not queries:
             return
-        width = self.weights.n_categorical, self.weights.n_numeric
-        categorical = np.zeros((len(queries), width[0]), np.int32)
-        numeric = np.full((len(queries), width[1]), np.nan, np.float32)
-        for row, query in enumerate(queries):
-            if query.record is not None:
-                categorical[row], numeric[row] = query.record.categorical, query.record.numeric
-        inputs = encode_inputs(
-            [query.history for query in queries],
-            UserFeatures(categorical, numeric),
-            self._rows,
-            self._calendar,
-            self._window,
-            self._hop,
+        unknown = (
+            np.zeros(self.weights.n_categorical, np.int32),
+            np.full(self.weights.n_numeric, np.nan, np.float32),
         )
-        for query, *vectors in zip(queries, *self._encoder.encode(inputs), strict=True):
-            query.vectors = np.stack(vectors)
+        requests = []
+        for query in queries:
+            known = query.record
+            features = unknown if known is None else (known.categorical, known.numeric)
+            requests.append(LiveRequest(query.request.user_id or None, query.history, *features))
+        for query, vectors in zip(queries, self.live.encode(requests), strict=True):
+            query.vectors = vectors
 
     def _add_context(self, queries: list[Query]) -> None:
         """Adds δ(time, gap since the last event, signals) to both vectors."""

@@ -16,6 +16,7 @@ from typing import IO, Self
 
 from engine.errors import ServerError
 
+from .live import CACHE_MIB
 from .wheel import find_triton
 
 MODEL_REPOSITORY = Path(__file__).resolve().parents[2] / "model_repository"
@@ -50,6 +51,8 @@ class TritonServer:
         http_port, grpc_port, metrics_port: 0 takes a free one.
         address: what the server listens on.
         threads: how many threads the engine may use in a model process.
+        runtime: what runs the encoder, see `engine.runtime.registry.choose`.
+        cache_mib: for the keys and values of users that ask again.
         log: file for the server's output; None keeps it in a temporary file until the end.
         extra_args: further tritonserver options, as they are.
         ready_limit_s: how long loading may take.
@@ -65,12 +68,18 @@ class TritonServer:
         metrics_port: int = 0,
         address: str = "127.0.0.1",
         threads: int = 1,
+        runtime: str = "auto",
+        cache_mib: int = CACHE_MIB,
         log: Path | None = None,
         extra_args: Sequence[str] = (),
         ready_limit_s: float = READY_LIMIT_S,
     ) -> None:
         self._repositories = [Path(folder).resolve() for folder in model_repositories]
-        self._variables = {"STARS_THREADS": str(threads)}
+        self._variables = {
+            "STARS_THREADS": str(threads),
+            "STARS_RUNTIME": runtime,
+            "STARS_CACHE_MIB": str(cache_mib),
+        }
         if bundle is not None:
             self._variables["STARS_BUNDLE"] = str(Path(bundle).resolve())
         self._ports = {"http": http_port, "grpc": grpc_port, "metrics": metrics_port}

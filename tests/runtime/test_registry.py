@@ -9,22 +9,35 @@ import pytest
 from typer.testing import CliRunner
 
 from engine.cli import app
-from engine.errors import BackendUnavailable
+from engine.config import Preset, load_config
+from engine.errors import BackendUnavailable, ConfigError
 from engine.runtime import registry
 from engine.runtime.onnx_cpu import OnnxEncoder
 from engine.runtime.openvino import OpenVinoEncoder
-from engine.runtime.registry import open_graph, open_plan, statuses
+from engine.runtime.registry import choose, open_graph, open_plan, statuses
 from tests.runtime.graphs import write_graph
 
+PRESETS: tuple[Preset, ...] = ("small", "paper")
 NAMES = ["torch", "onnxruntime", "openvino", "tensorrt", "tensorrt-rtx"]
 
 
 def test_graphs_open_by_name(tmp_path: Path) -> None:
     path = write_graph(tmp_path / "encode.onnx")
-    assert isinstance(open_graph("onnxruntime", path), OnnxEncoder)
-    assert isinstance(open_graph("openvino", path), OpenVinoEncoder)
-    with pytest.raises(ValueError, match="expected onnxruntime or openvino, got 'tensorrt'"):
-        open_graph("tensorrt", path)  # type: ignore[arg-type]
+    for runtime, kind in (("onnxruntime", OnnxEncoder), ("openvino", OpenVinoEncoder)):
+        choice = choose(f"{runtime}-fp32", load_config("small").model.model_dump())
+        assert choice == (runtime, "fp32", "asked for")
+        assert isinstance(open_graph(choice, path, window=20), kind)
+
+
+def test_the_automatic_choice_says_why() -> None:
+    small, paper = (choose("auto", load_config(name).model.model_dump()) for name in PRESETS)
+    assert small[:2] == ("onnxruntime", "fp32")
+    assert small.reason == "0.4 million multiply-adds an event, int8 pays from 4 on"
+    assert paper[:2] == ("openvino", "int8")
+    with pytest.raises(
+        ConfigError, match=r"encoder: expected auto, or onnxruntime .*, got 'torch'"
+    ):
+        choose("torch", {})
 
 
 def test_a_missing_runtime_raises(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
