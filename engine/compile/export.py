@@ -113,7 +113,7 @@ def calibration(history: Past, config: Config, rows: NDArray[np.float32]) -> Ite
     order = np.argsort(lengths, kind="stable")
     chosen = order[np.linspace(0, len(order) - 1, min(_CALIBRATION_USERS, len(order))).astype(int)]
     for start in range(0, len(chosen), _USERS_AT_ONCE):
-        yield _inputs(chosen[start : start + _USERS_AT_ONCE], history, config, rows)
+        yield windows(chosen[start : start + _USERS_AT_ONCE], history, config, rows)
 
 
 def item_tables(model: Stars) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -183,7 +183,7 @@ def _users(
     h_next = np.zeros((n_users, config.model.d_serve), np.float32)
     h_gen = np.zeros_like(h_next)
     for users in _by_length(np.diff(history.offsets)):
-        inputs = _inputs(users, history, config, rows)
+        inputs = windows(users, history, config, rows)
         h_next[users], h_gen[users] = encoder.encode(inputs)
     return UserArrays(
         user_ids=dataset.user_ids,
@@ -200,9 +200,10 @@ def _users(
     )
 
 
-def _inputs(
+def windows(
     users: NDArray[np.int64], history: Past, config: Config, rows: NDArray[np.float32]
 ) -> Batch:
+    """The windows of `users`, in their order, as a server would encode them."""
     dataset = history.dataset
     return encode_inputs(
         [history.history(user) for user in users.tolist()],
