@@ -6,7 +6,7 @@ where a network is built: expressions use only `+`, `*` and a ceiling division.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -54,7 +54,7 @@ class Layer:
     plugin: Plugin
     outputs: Callable[[Shapes], Mapping[str, Output]]
     start: Callable[[Shapes, CeilDiv], Start]
-    launches: tuple[Launch, ...] = ()
+    launches: tuple[Launch, ...] = field(default=(), compare=False)
 
     def check(self, launches: Sequence[Launch]) -> None:
         """Holds the expressions to recorded launches.
