@@ -7,7 +7,7 @@ import onnx
 import onnxruntime
 from numpy.typing import NDArray
 
-from .index import norms
+from .index import in_parts, norms
 
 # Queries get 7 bits: sums of two products then fit the 16 bits in which processors without VNNI
 # add them, so that sums are exact on each.
@@ -47,7 +47,7 @@ class Codes:
         step = max(1, _SHARD_BYTES // max(1, self.dim) // _WIDEST_BLOCK) * _WIDEST_BLOCK
         for start in range(0, self.width, step):
             place = slice(start, min(start + step, self.width))
-            codes = self._round(candidates[place], place)
+            codes = self._round(candidates, place)
             self._shards.append((place, _session(codes, threads)))
         self._block_bounds: dict[int, NDArray[np.float32]] = {}
 
@@ -56,17 +56,19 @@ class Codes:
         """Bytes of the codes, scales and bounds."""
         return self.width * (self.dim + 4 + 12)
 
-    def _round(self, rows: NDArray[np.float32], place: slice) -> NDArray[np.int8]:
-        """Codes [D, places] of some rows, their scales and bounds stored."""
-        items = slice(place.start, place.start + len(rows))
-        self._scales[items] = np.maximum(np.abs(rows).max(axis=1) / ITEM_LIMIT, _TINY)
-        scales = self._scales[items, None]
+    def _round(self, candidates: NDArray[np.float32], place: slice) -> NDArray[np.int8]:
+        """Codes [D, places] of the rows in `place`, their scales and bounds stored."""
         codes = np.zeros((self.dim, place.stop - place.start), np.int8)
-        rounded = np.rint(rows / scales).clip(-ITEM_LIMIT, ITEM_LIMIT)
-        codes[:, : len(rows)] = rounded.T
-        rounded *= scales
-        self._bounds[items, 0] = _up(norms(rows))
-        self._bounds[items, 1] = _up(norms(rows - rounded) + _EPS * self._bounds[items, 0])
+        for part in in_parts(min(place.stop, self.n_items) - place.start):
+            items = slice(place.start + part.start, place.start + part.stop)
+            rows = candidates[items]
+            self._scales[items] = np.maximum(np.abs(rows).max(axis=1) / ITEM_LIMIT, _TINY)
+            scales = self._scales[items, None]
+            rounded = np.rint(rows / scales)
+            codes[:, part] = rounded.astype(np.int8).T
+            rounded *= scales
+            self._bounds[items, 0] = _up(norms(rows))
+            self._bounds[items, 1] = _up(norms(rows - rounded) + _EPS * self._bounds[items, 0])
         return codes
 
     def scores(

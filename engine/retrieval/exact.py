@@ -6,7 +6,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from .index import CheckedIndex, TopK, by_mask
+from .index import CheckedIndex, TopK, by_mask, in_parts
 from .mask import pack_mask
 
 _WIDEN = 16
@@ -25,7 +25,8 @@ class ExactIndex(CheckedIndex):
         """Copies the item rows; arguments and errors of CheckedIndex."""
         super().__init__(candidates, bias, threads)
         self._index: Any = faiss.IndexFlatIP(self.dim + 1)
-        self._index.add(np.column_stack([candidates, bias]))
+        for part in in_parts(self.n_items):
+            self._index.add(np.column_stack([candidates[part], bias[part]]))
         self._all = pack_mask(np.ones(self.n_items, np.bool_))
         faiss.omp_set_num_threads(threads)
 

@@ -1,6 +1,7 @@
 """The contract of every index: k best items of each query under a mask, prior included."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 from .mask import mask_words
 
 FLOAT_MAX = float(np.finfo(np.float32).max)
+_ROWS = 2**16
 
 
 class TopK(NamedTuple):
@@ -68,9 +70,9 @@ class CheckedIndex(ABC):
             )
         if threads < 1:
             raise ValueError(f"{name}: threads: expected at least 1, got {threads}")
-        if not (np.isfinite(candidates).all() and np.isfinite(bias).all()):
-            raise ValueError(f"{name}: candidates and bias: expected finite numbers")
         self._largest_norm = float(np.hypot(norms(candidates), bias).max(initial=0.0))
+        if not np.isfinite(self._largest_norm):
+            raise ValueError(f"{name}: candidates and bias: expected finite numbers")
 
     def search(
         self, queries: NDArray[np.float32], k: int, mask: NDArray[np.int32] | None = None
@@ -118,9 +120,17 @@ class CheckedIndex(ABC):
 
 def norms(rows: NDArray[np.float32]) -> NDArray[np.float64]:
     """Euclidean norms [n] of rows [n, D], in float64 so that no finite row overflows."""
-    wide = rows.astype(np.float64)
-    found: NDArray[np.float64] = np.sqrt(np.einsum("nd,nd->n", wide, wide))
+    found = np.empty(len(rows))
+    for part in in_parts(len(rows)):
+        wide = rows[part].astype(np.float64)
+        np.sqrt(np.einsum("nd,nd->n", wide, wide), out=found[part])
     return found
+
+
+def in_parts(n: int) -> Iterator[slice]:
+    """Slices over n rows, so that what is made of a part is small beside the catalogue."""
+    for start in range(0, n, _ROWS):
+        yield slice(start, min(start + _ROWS, n))
 
 
 def by_mask(
