@@ -1,6 +1,7 @@
 """The `stars` command: data, training, export, evaluation, serving. Thin; the work is elsewhere."""
 
 import json
+import shlex
 import subprocess
 import sys
 from datetime import date
@@ -12,12 +13,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from .catalogue.commands import app as items_app
 from .config import Preset
 from .errors import StarsError
 
 app = typer.Typer(no_args_is_help=True, help="STARS: train, export and serve recommendations.")
 data_app = typer.Typer(no_args_is_help=True, help="Prepare and describe a shop's data.")
 app.add_typer(data_app, name="data")
+app.add_typer(items_app, name="items")
 
 _DATA = Annotated[Path, typer.Option("--data", help="folder of a prepared dataset")]
 _BUNDLE = Annotated[Path, typer.Option("--bundle", help="folder of a bundle")]
@@ -157,6 +160,64 @@ def export(
     dataset = Dataset.load(data)
     done = export_run(dataset, run, _until(dataset, until), out, lambda_serve)
     print(f"{out}: {'exported' if done else 'unchanged'}")
+
+
+@app.command("compile")
+def compile_(
+    out: Annotated[Path, typer.Option(help="folder for all that is made, compile.json too")],
+    preset: Annotated[Preset, typer.Option(help="shape of a model with random weights")] = "small",
+    config: Annotated[Path | None, typer.Option(help="TOML laid over the preset")] = None,
+    bundle: Annotated[
+        Path | None, typer.Option(help="trained weights instead; give --data and --run too")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="prepared dataset; default: a generated one")
+    ] = None,
+    run: Annotated[Path | None, typer.Option(help="run that the bundle was exported from")] = None,
+    targets: Annotated[
+        str, typer.Option(help="of onnx, cpu, tensorrt-rtx, tensorrt, bridge")
+    ] = "onnx,cpu,tensorrt-rtx,bridge",
+    sm: Annotated[str, typer.Option(help="cards of the engines")] = "80,86,89,120",
+    kernel_sm: Annotated[str, typer.Option(help="cards of the kernels")] = "80,90,100,120",
+    threads: Annotated[int, typer.Option(help="CPU threads of what is timed")] = 2,
+    rounds: Annotated[int, typer.Option(help="times each contender runs; 0 times none")] = 60,
+    serve: Annotated[
+        bool, typer.Option("--serve", help="also write a bundle to OUT/bundle")
+    ] = False,
+) -> None:
+    """Compile a model for every runtime; compare what they answer, and time them.
+
+    With --bundle, OUT/bundle is that bundle with the engines in it.
+    """
+    from .compile.artifacts import TARGETS
+    from .compile.report import REPORT_FILE, compile_model
+    from .compile.show import tables
+    from .compile.subject import load_subject
+    from .config import load_config
+
+    if bundle is None and run is not None:
+        raise typer.BadParameter("--run: expected --bundle beside it, got none")
+    cards = {str(number): number for number in range(50, 200)}
+    asked = _listed("--targets", targets, {name: name for name in TARGETS})
+    sms, kernel_sms = _listed("--sm", sm, cards), _listed("--kernel-sm", kernel_sm, cards)
+    console = Console()
+    with console.status("model and sequences") as status:
+        subject = load_subject(load_config(preset, config), bundle, data, run, out)
+        report = compile_model(
+            subject,
+            out,
+            targets=asked,
+            sms=sms,
+            kernel_sms=kernel_sms,
+            threads=threads,
+            rounds=rounds,
+            serve=serve or bundle is not None,
+            command=shlex.join(["stars", *sys.argv[1:]]),
+            progress=status.update,
+        )
+    for table in tables(report):
+        console.print(table)
+    print(out / REPORT_FILE)
 
 
 @app.command()
@@ -326,6 +387,15 @@ def _names(bundle: Path | None, item_ids: list[int]) -> dict[int, str]:
     places = opened.items["item_ids"].searchsorted(item_ids)
     names = opened.columns["name"].take(places)
     return {item_id: str(name) for item_id, name in zip(item_ids, names, strict=True)}
+
+
+def _listed(option: str, text: str, known: dict[str, Any]) -> list[Any]:
+    """The values of a comma-separated option, each once."""
+    names = list(dict.fromkeys(name.strip() for name in text.split(",")))
+    if unknown := [name for name in names if name not in known]:
+        expected = ", ".join(known) if len(known) < 10 else "numbers as 80 or 120"
+        raise typer.BadParameter(f"{option}: expected {expected}, got {unknown[0]!r}")
+    return [known[name] for name in names]
 
 
 def _write(path: Path | None, value: Any) -> None:

@@ -131,11 +131,16 @@ def export_run(
     if is_made(stage, key) and folder.exists():
         return False
     begin(stage, key)
-    config = Config.model_validate_json(_read(run / CONFIG_FILE))
+    config = read_config(run)
     model = load_model(dataset, config, run)
     export(model, dataset, config, cut, folder, lambda_serve, torch.get_num_threads())
     mark_made(stage, key)
     return True
+
+
+def read_config(run: Path) -> Config:
+    """The configuration of a run. Raises ConfigError where there is none."""
+    return Config.model_validate_json(_read(run / CONFIG_FILE))
 
 
 def load_model(dataset: Dataset, config: Config, run: Path) -> Stars:
