@@ -237,6 +237,7 @@ class _Lists:
     def __init__(self, subject: Subject, bundle: Bundle, task: Task, threads: int) -> None:
         self._bundle, self._dataset = bundle, subject.dataset
         self._task, self._threads = task, threads
+        self._encoder = TorchEncoder(subject.model)
         self._candidates, self._bias = subject.candidates, subject.bias
         self._index = ExactIndex(self._candidates, self._bias, threads)
         self._mask = np.tile(pack_mask(bundle.items["active"]), (len(task.users), 1))
@@ -268,8 +269,10 @@ class _Lists:
     def ndcg(self, vectors: Vectors) -> tuple[float, float]:
         """NDCG@10 of what is served by each vector: with context, prior and repeats."""
         by_name = dict(zip(self._names, zip(*vectors, strict=True), strict=True))
-        users = _WithVectors(self._bundle, by_name)
-        recommender = Recommender(replace(self._bundle, users=users), self._threads)
+        users: Any = _WithVectors(self._bundle, by_name)
+        # Only stored vectors are asked for: the encoder never runs.
+        bundle = replace(self._bundle, users=users)
+        recommender = Recommender(bundle, self._threads, self._encoder, cache_mib=0)
         means = []
         for head in _HEADS:
             rows = recommended(recommender, self._dataset, self._task, head)
@@ -279,7 +282,7 @@ class _Lists:
 
 
 class _WithVectors:
-    """A bundle's users with other vectors."""
+    """A bundle's users with other vectors; all else is the bundle's."""
 
     def __init__(
         self, bundle: Bundle, vectors: Mapping[str, tuple[NDArray[Any], NDArray[Any]]]
@@ -295,6 +298,9 @@ class _WithVectors:
                 record = replace(record, h_next=h_next, h_gen=h_gen)
             found.append(record)
         return found
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._users, name)
 
     def __len__(self) -> int:
         return len(self._users)
