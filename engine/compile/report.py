@@ -6,10 +6,9 @@ import platform
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from .bridge import KernelShapes, bridge_report
 from .engines import add_engines
 from .export import export, source_commit
 from .parity import Judge, Parity, check, parity, runnable
+from .process import compiling_process
 from .rivals import Race, race
 from .subject import Subject
 
@@ -118,10 +118,7 @@ def _write_bundle(subject: Subject, made: Artifacts, folder: Path, threads: int)
 
 @contextmanager
 def _bridge(subject: Subject, sms: Sequence[int]) -> Iterator[Future[list[dict[str, Any]]]]:
-    """The bridge's entries, compiled in a process beside this one.
-
-    Of its own, because Triton's compiler and its interpreter exclude each other in a process.
-    """
+    """The bridge's entries, compiled in a process beside this one."""
     if not sms:
         done: Future[list[dict[str, Any]]] = Future()
         done.set_result([])
@@ -131,12 +128,8 @@ def _bridge(subject: Subject, sms: Sequence[int]) -> Iterator[Future[list[dict[s
     shapes = KernelShapes.of(
         config, len(subject.rows), len(dataset.meta.event_types), len(dataset.meta.signals), MAX_K
     )
-    with ProcessPoolExecutor(1, get_context("spawn"), _compile_for_real) as pool:
+    with compiling_process() as pool:
         yield pool.submit(bridge_report, shapes, buckets_of(config.window), tuple(sms))
-
-
-def _compile_for_real() -> None:
-    os.environ.pop("TRITON_INTERPRET", None)
 
 
 def _parity(
