@@ -9,12 +9,12 @@ request.safetensors      small weights of the request path
 content.safetensors      text components, Δ, tags and projections: what an item's row is made of
 tags.json                names of the tags, and of the text model
 columns.safetensors/json item columns for filters and explanations
-users/*.npy              vectors, history and repeat items of every user
+users/                   vectors, history and repeat items of every user (engine/store/mmap.py)
 """
 
 import secrets
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -38,8 +38,9 @@ from .manifest import (
     read_manifest,
 )
 from .retrieval.columns import ARRAYS_FILE, NAMES_FILE, Columns
-from .store.mmap import FILES, MemoryMappedUserStore, UserArrays, write_users
-from .store.users import UserStore
+from .store.codec import Shape
+from .store.mmap import FILES, MemoryMappedUserStore, write_users
+from .store.users import UserRecord, UserStore
 
 CONTENT_FILE, TAGS_FILE = "content.safetensors", "tags.json"
 ENCODE_FILE, APPEND_FILE = "encode.onnx", "append.onnx"
@@ -90,7 +91,7 @@ class Bundle:
             RepeatItemStatistics.
         request_weights: arrays by name.
         columns: item columns, aligned with item_ids.
-        users: the user store.
+        users: as they were exported.
     """
 
     folder: Path
@@ -123,8 +124,7 @@ class Bundle:
                 f"{folder / ARRAYS_FILE}: expected {len(items['item_ids'])} items, "
                 f"got {columns.n_items}"
             )
-        users = MemoryMappedUserStore(folder / USERS_FOLDER)
-        _check_users(folder / USERS_FOLDER, users, items, manifest)
+        users = MemoryMappedUserStore(folder / USERS_FOLDER, shape=_user_shape(items, manifest))
         return cls(
             folder=folder,
             manifest=manifest,
@@ -181,8 +181,8 @@ class BundleWriter:
         """columns.safetensors and columns.json."""
         columns.save(self.folder)
 
-    def write_users(self, users: UserArrays) -> None:
-        """The user store. Raises ValueError where arrays do not fit."""
+    def write_users(self, users: Iterable[UserRecord]) -> None:
+        """The users by ascending id. Raises ValueError as `engine.store.mmap.write_users` does."""
         write_users(self.folder / USERS_FOLDER, users)
 
     def __exit__(
@@ -258,14 +258,8 @@ def _check_items(path: Path, arrays: Arrays) -> None:
             )
 
 
-def _check_users(
-    path: Path, users: MemoryMappedUserStore, items: Arrays, manifest: Manifest
-) -> None:
-    """The parts of a bundle must speak of the same model and features."""
-    for name, expected, got in (
-        ("h_next", items["candidates"].shape[1], users.dim),
-        ("categorical", len(manifest.user_categorical), users.n_categorical),
-        ("numeric", len(manifest.user_numeric), users.n_numeric),
-    ):
-        if expected != got:
-            raise BundleError(f"{path / name}.npy: expected {expected} columns, got {got}")
+def _user_shape(items: Arrays, manifest: Manifest) -> Shape:
+    """What a user's record must be to fit the bundle's items and features."""
+    return Shape(
+        items["candidates"].shape[1], len(manifest.user_categorical), len(manifest.user_numeric)
+    )

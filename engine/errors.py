@@ -29,6 +29,14 @@ class EndpointError(StarsError):
     """A text endpoint failed or answered outside its protocol; names the address and the answer."""
 
 
+class StoreError(StarsError):
+    """A store of users that cannot answer, or refuses a version; names its address."""
+
+
+class StoreDown(StoreError):  # noqa: N818 - reads as what it says
+    """A store that does not answer in time; it may do so a moment later."""
+
+
 class ServerError(StarsError):
     """The inference server did not start, stopped or is silent; carries the end of its log."""
 

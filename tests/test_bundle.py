@@ -25,9 +25,9 @@ from engine.bundle import (
 from engine.data.dataset import NumericFeature
 from engine.errors import BundleError
 from engine.manifest import FORMAT_VERSION, MANIFEST_FILE, Description, Source
-from engine.repeats import RepeatState
+from engine.repeats import repeat_history
 from engine.retrieval.columns import Columns
-from engine.store.mmap import UserArrays
+from engine.store.users import UserRecord
 
 N, D, D_MODEL = 5, 3, 8
 
@@ -64,31 +64,23 @@ def items(**changes: NDArray[Any]) -> dict[str, NDArray[Any]]:
     } | changes
 
 
-def users(dim: int = D, n_categorical: int = 1) -> UserArrays:
+def users(dim: int = D, n_categorical: int = 1) -> list[UserRecord]:
     none = np.empty(0, np.int32)
-    nothing = RepeatState(
-        item=none,
-        count=none.astype(np.float32),
-        first_time=none.astype(np.int64),
-        last_time=none.astype(np.int64),
-        last_session=none,
-        decayed=np.empty((0, 3), np.float32),
-        n_sessions=1,
-        last_session_time=7,
-    )
-    return UserArrays(
-        user_ids=np.array([b"a", b"b"]),
-        h_next=np.ones((2, dim), np.float32),
-        h_gen=np.zeros((2, dim), np.float32),
-        categorical=np.zeros((2, n_categorical), np.int32),
-        numeric=np.zeros((2, 1), np.float32),
-        event_offsets=np.array([0, 1, 2]),
-        event_item=np.array([0, 4], np.int32),
-        event_time=np.array([5, 7]),
-        event_type=np.ones(2, np.int32),
-        event_session=np.zeros(2, np.int32),
-        repeats=[nothing, nothing],
-    )
+    return [
+        UserRecord(
+            user_id=name,
+            h_next=np.ones(dim, np.float32),
+            h_gen=np.zeros(dim, np.float32),
+            categorical=np.zeros(n_categorical, np.int32),
+            numeric=np.zeros(1, np.float32),
+            items=np.array([item], np.int32),
+            times=np.array([time]),
+            types=np.ones(1, np.int32),
+            sessions=np.zeros(1, np.int32),
+            repeats=repeat_history(none, none.astype(np.int64), none).after(0, time),
+        )
+        for name, item, time in (("a", 0, 5), ("b", 4, 7))
+    ]
 
 
 def columns(n_items: int = N) -> Columns:
@@ -221,11 +213,11 @@ def write_parts(target: Path, part: Callable[[BundleWriter], object]) -> None:
             "item_ids: expected ascending and unique ids",
         ),
         (lambda w: w.write_columns(columns(4)), "columns.safetensors: expected 5 items, got 4"),
-        (lambda w: w.write_users(users(dim=2)), "h_next.npy: expected 3 columns, got 2"),
         (
-            lambda w: w.write_users(users(n_categorical=3)),
-            "categorical.npy: expected 1 columns, got",
+            lambda w: w.write_users(users(dim=2)),
+            r"records.bin: expected Shape\(dim=3, .*, got Shape\(dim=2, ",
         ),
+        (lambda w: w.write_users(users(n_categorical=3)), "expected .*n_categorical=1, .*=3, "),
     ],
 )
 def test_parts_that_do_not_fit_are_not_published(
@@ -314,14 +306,16 @@ def test_paths_that_leave_the_bundle_are_refused(folder: Path, name: str) -> Non
         Bundle.open(folder)
 
 
-@pytest.mark.parametrize("version", [0, 3, "2", None, [1]])
+@pytest.mark.parametrize("version", [0, 2, "3", None, [1]])
 def test_another_format_version_is_refused(folder: Path, version: object) -> None:
     def change(manifest: dict[str, Any]) -> None:
         manifest.clear()
         manifest["format_version"] = version
 
     rewrite_manifest(folder, change)
-    with pytest.raises(BundleError, match=rf"format_version: expected {FORMAT_VERSION}, got .*; export the bundle"):
+    with pytest.raises(
+        BundleError, match=rf"format_version: expected {FORMAT_VERSION}, got .*; export the bundle"
+    ):
         Bundle.open(folder)
 
 
@@ -341,7 +335,7 @@ def test_an_unreadable_manifest_is_refused(folder: Path, content: bytes) -> None
         (lambda m: m.pop("cut"), "cut: Field required"),
         (lambda m: m.update(cut="soon"), "cut: Input should be a valid integer, got 'soon'"),
         (
-            lambda m: m.update(format_version=True),
+            lambda m: m.update(format_version=float(FORMAT_VERSION)),
             "format_version: Input should be a valid integer",
         ),
         (lambda m: m.update(repeat_types=["sale"]), r"manifest: .* got \['sale'\]"),
@@ -360,9 +354,9 @@ def test_a_manifest_outside_its_schema_is_refused(
 
 
 def test_python_objects_are_refused(folder: Path) -> None:
-    np.save(folder / "users/h_gen.npy", np.array([object()], object), allow_pickle=True)
-    rehash(folder, "users/h_gen.npy")
-    with pytest.raises(BundleError, match=r"h_gen.npy: expected a plain .npy array, got .*objects"):
+    np.save(folder / "users/ids.npy", np.array([object()], object), allow_pickle=True)
+    rehash(folder, "users/ids.npy")
+    with pytest.raises(BundleError, match=r"ids.npy: expected a plain .npy array, got .*objects"):
         Bundle.open(folder)
 
 

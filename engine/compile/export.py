@@ -24,11 +24,11 @@ from engine.data.dataset import Dataset
 from engine.features import UserFeatures, encode_inputs
 from engine.manifest import Description, Source
 from engine.model.stars import Stars
+from engine.refresh.records import RecordMaker, UserEvents
 from engine.retrieval.columns import Columns
-from engine.runtime.inputs import Batch, Encoder
+from engine.runtime.inputs import Batch
 from engine.runtime.registry import choose, open_graph
 from engine.serving.weights import RequestWeights
-from engine.store.mmap import UserArrays
 from engine.training.history import Past, past
 
 from .onnx import save, trace_append, trace_encoder
@@ -85,8 +85,16 @@ def export(
         writer.write_columns(Columns.from_values(values, len(frame)))
         choice = choose("auto", config.model.model_dump())
         graph = writer.folder / {"fp32": ENCODE_FILE, "int8": ENCODE_INT8_FILE}[choice.precision]
-        encoder = open_graph(choice, graph, config.model.window, threads)
-        writer.write_users(_users(history, config, rows, encoder))
+        maker = RecordMaker(
+            open_graph(choice, graph, config.model.window, threads),
+            rows,
+            history.calendar,
+            config.model.window,
+            config.model.hop,
+            tuple(map(dataset.meta.event_types.index, config.train.repeat_types)),
+            statistics.count,
+        )
+        writer.write_users(maker.records(_users(history)))
 
 
 def export_graphs(model: Stars, folder: Path, batches: Iterable[Batch]) -> None:
@@ -174,29 +182,18 @@ def _write_content(folder: Path, model: Stars, dataset: Dataset) -> None:
     (folder / TAGS_FILE).write_text(json.dumps(names), encoding="utf-8")
 
 
-def _users(
-    history: Past, config: Config, rows: NDArray[np.float32], encoder: Encoder
-) -> UserArrays:
-    """Every user's vectors, history and repeat items at the cut."""
+def _users(history: Past) -> UserEvents:
+    """Every user and the events before the cut."""
     dataset = history.dataset
-    n_users = len(dataset.user_ids)
-    h_next = np.zeros((n_users, config.model.d_serve), np.float32)
-    h_gen = np.zeros_like(h_next)
-    for users in _by_length(np.diff(history.offsets)):
-        inputs = windows(users, history, config, rows)
-        h_next[users], h_gen[users] = encoder.encode(inputs)
-    return UserArrays(
+    return UserEvents(
         user_ids=dataset.user_ids,
-        h_next=h_next,
-        h_gen=h_gen,
         categorical=dataset.user_categorical,
         numeric=dataset.user_numeric,
-        event_offsets=history.offsets,
-        event_item=history.item,
-        event_time=history.time,
-        event_type=history.type,
-        event_session=history.session,
-        repeats=[history.repeat_state(user) for user in range(n_users)],
+        offsets=history.offsets,
+        item=history.item,
+        time=history.time,
+        type=history.type,
+        session=history.session,
     )
 
 
@@ -213,13 +210,6 @@ def windows(
         config.model.window,
         config.model.hop,
     )
-
-
-def _by_length(lengths: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
-    """Batches of users with histories of like length, so that little is padded."""
-    order = np.argsort(lengths, kind="stable")
-    for start in range(0, len(order), _USERS_AT_ONCE):
-        yield order[start : start + _USERS_AT_ONCE]
 
 
 def _description(dataset: Dataset, config: Config, cut: int, lambda_serve: float) -> Description:

@@ -135,16 +135,7 @@ class Dataset:
         Raises:
             DataError: a file is missing or unreadable, or does not hold what a dataset holds.
         """
-        for name in (META_FILE, ARRAYS_FILE, ITEMS_FILE):
-            if not (folder / name).is_file():
-                raise DataError(
-                    f"{folder}: expected a prepared dataset ({META_FILE}, {ARRAYS_FILE}, "
-                    f"{ITEMS_FILE}), got no {name}"
-                )
-        try:
-            meta = DatasetMeta.model_validate_json((folder / META_FILE).read_bytes())
-        except ValidationError as error:
-            raise DataError(f"{folder / META_FILE}: {error}") from error
+        meta = Dataset.read_meta(folder)
         try:
             arrays: dict[str, Any] = load_file(folder / ARRAYS_FILE)
         except SafetensorError as error:
@@ -157,6 +148,20 @@ class Dataset:
         names = arrays["user_ids"]
         arrays["user_ids"] = names.view(f"S{names.shape[1]}")[:, 0]
         return Dataset(meta=meta, folder=folder, **arrays)
+
+    @staticmethod
+    def read_meta(folder: Path) -> DatasetMeta:
+        """What the arrays of a dataset are. Raises DataError where a file is missing or broken."""
+        for name in (META_FILE, ARRAYS_FILE, ITEMS_FILE):
+            if not (folder / name).is_file():
+                raise DataError(
+                    f"{folder}: expected a prepared dataset ({META_FILE}, {ARRAYS_FILE}, "
+                    f"{ITEMS_FILE}), got no {name}"
+                )
+        try:
+            return DatasetMeta.model_validate_json((folder / META_FILE).read_bytes())
+        except ValidationError as error:
+            raise DataError(f"{folder / META_FILE}: {error}") from error
 
     def items_frame(self) -> pl.DataFrame:
         """items.parquet: item_id (as `item_ids`), name, text, subclass and the filterable columns.

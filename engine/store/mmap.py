@@ -1,7 +1,13 @@
-"""Users in memory-mapped .npy files: sorted ids, flat arrays and the offsets of each user."""
+"""Users in three memory-mapped files: sorted ids, where each record begins, and the records.
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+ids.npy        [U] bytes 'S', ascending
+offsets.npy    [U + 1] int64
+records.bin    what `codec.encode` made of each user, one after the other
+"""
+
+import mmap
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,125 +15,102 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import BundleError
-from engine.repeats import RepeatState
 
-from .users import UserRecord
+from .codec import Shape, decode, encode, shape_of, user_key
+from .users import ERRORS, UserRecord
+from .versions import Version
 
-IDS = "user_ids"
-EVENTS = {"item": np.int32, "time": np.int64, "type": np.int32, "session": np.int32}
-REPEATS = {
-    "item": np.int32,
-    "count": np.float32,
-    "first_time": np.int64,
-    "last_time": np.int64,
-    "last_session": np.int32,
-    "decayed": np.float32,
-}
-# name -> (dtype, dimensions, what its first dimension counts)
-LAYOUT: dict[str, tuple[type, int, str]] = {
-    "h_next": (np.float32, 2, "users"),
-    "h_gen": (np.float32, 2, "users"),
-    "categorical": (np.int32, 2, "users"),
-    "numeric": (np.float32, 2, "users"),
-    "n_sessions": (np.int32, 1, "users"),
-    "last_session_time": (np.int64, 1, "users"),
-    "event_offsets": (np.int64, 1, "users + 1"),
-    "repeat_offsets": (np.int64, 1, "users + 1"),
-    **{f"event_{name}": (dtype, 1, "events") for name, dtype in EVENTS.items()},
-    **{
-        f"repeat_{name}": (dtype, 2 if name == "decayed" else 1, "repeats")
-        for name, dtype in REPEATS.items()
-    },
-}
-FILES = tuple(f"{name}.npy" for name in (IDS, *LAYOUT))
+IDS, OFFSETS, RECORDS = "ids.npy", "offsets.npy", "records.bin"
+FILES = (IDS, OFFSETS, RECORDS)
 
 
-@dataclass(frozen=True)
-class UserArrays:
-    """All users as flat arrays, users by ascending id.
-
-    Attributes:
-        user_ids: [U] bytes 'S', ascending, unique, UTF-8, none empty.
-        h_next, h_gen: [U, D] float32. categorical: [U, C] int32. numeric: [U, M] float32.
-        event_offsets: [U + 1] int64; events of user u are event_*[offsets[u]:offsets[u + 1]].
-        event_item, event_type, event_session: [E] int32. event_time: [E] int64.
-        repeats: [U] states.
-    """
-
-    user_ids: NDArray[np.bytes_]
-    h_next: NDArray[np.float32]
-    h_gen: NDArray[np.float32]
-    categorical: NDArray[np.int32]
-    numeric: NDArray[np.float32]
-    event_offsets: NDArray[np.int64]
-    event_item: NDArray[np.int32]
-    event_time: NDArray[np.int64]
-    event_type: NDArray[np.int32]
-    event_session: NDArray[np.int32]
-    repeats: Sequence[RepeatState]
-
-
-def write_users(folder: Path, users: UserArrays) -> None:
+def write_users(folder: Path, users: Iterable[UserRecord]) -> None:
     """Writes the files of MemoryMappedUserStore into `folder`, which is made if missing.
 
     Raises:
-        ValueError: ids that are not ascending, unique and filled, or arrays that do not fit
-            together; names the array, expected, got.
+        ValueError: ids that are not ascending, unique and filled, or a record that `encode`
+            refuses.
     """
-    ids = users.user_ids
-    if ids.dtype.kind != "S" or ids.ndim != 1 or (len(ids) and ids[0] == b""):
-        raise ValueError(
-            f"write_users: user_ids: expected [U] bytes, none empty, got {list(ids.shape)} "
-            f"{ids.dtype}"
-        )
-    ascending = np.less(ids[:-1], ids[1:])  # np.char.less would ignore spaces at the end
-    if not ascending.all():
-        place = int(np.argmin(ascending))
-        raise ValueError(
-            "write_users: user_ids: expected ascending and unique, "
-            f"got {ids[place]!r} before {ids[place + 1]!r}"
-        )
-    if len(users.repeats) != len(ids):
-        raise ValueError(
-            f"write_users: repeats: expected {len(ids)} states, got {len(users.repeats)}"
-        )
-    arrays = {
-        name: np.ascontiguousarray(getattr(users, name)) for name in LAYOUT if hasattr(users, name)
-    }
-    arrays |= _flat_repeats(users.repeats)
-    try:
-        _check(arrays, len(ids))
-    except ValueError as error:
-        raise ValueError(f"write_users: {error}") from error
+    records = [(user_key(user.user_id), encode(user)) for user in users]
+    ids = np.array(
+        [key for key, _ in records], f"S{max((len(key) for key, _ in records), default=1)}"
+    )
+    offsets = np.cumsum([0, *(len(record) for _, record in records)], dtype=np.int64)
+    write_parts(folder, [(ids, offsets, b"".join(record for _, record in records))])
+
+
+def write_parts(
+    folder: Path, parts: Iterable[tuple[NDArray[np.bytes_], NDArray[np.int64], bytes]]
+) -> None:
+    """Writes the same files from parts of ids [u], offsets [u + 1] and encoded records.
+
+    Raises:
+        ValueError: ids that are not ascending, unique and filled from the first part to the last.
+    """
+    all_ids: list[NDArray[np.bytes_]] = [np.empty(0, "S1")]
+    all_offsets = [np.zeros(1, np.int64)]
     folder.mkdir(parents=True, exist_ok=True)
-    for name, array in {IDS: ids, **arrays}.items():
-        np.save(folder / f"{name}.npy", array, allow_pickle=False)
+    with (folder / RECORDS).open("wb") as file:
+        for ids, offsets, records in parts:
+            all_ids.append(ids)
+            all_offsets.append(offsets[1:] + all_offsets[-1][-1])
+            file.write(records)
+    ids = np.concatenate(all_ids)
+    ascending = np.less(ids[:-1], ids[1:])  # np.char.less would ignore spaces at the end
+    if len(ids) and (ids[0] == b"" or not ascending.all()):
+        place = int(np.argmin(ascending)) if not ascending.all() else 0
+        raise ValueError(
+            "write_users: user ids: expected filled, ascending and unique ones, "
+            f"got {ids[place : place + 2].tolist()} at {place}"
+        )
+    np.save(folder / IDS, ids, allow_pickle=False)
+    np.save(folder / OFFSETS, np.concatenate(all_offsets), allow_pickle=False)
 
 
 class MemoryMappedUserStore:
     """UserStore over the files of `write_users`; records are read-only views of the files.
 
-    Opening maps the files and checks their headers and ends, so it takes as long for a million
+    Opening maps the files and looks at their headers and ends, so it takes as long for a million
     users as for one; a lookup touches the pages of a binary search and those of the record.
+
+    Args:
+        folder: of the files.
+        version: what the files are.
+        shape: what the model expects of each record; None takes the first record's.
+    Raises:
+        BundleError: a file is missing, unreadable or does not fit the others or `shape`.
     """
 
-    def __init__(self, folder: Path) -> None:
-        """Raises BundleError for a file that is missing, unreadable or does not fit the others."""
-        arrays = {name: _map(folder / f"{name}.npy") for name in (IDS, *LAYOUT)}
-        self._ids: NDArray[np.bytes_] = arrays.pop(IDS)
-        if self._ids.dtype.kind != "S" or self._ids.ndim != 1:
-            raise BundleError(
-                f"{folder / IDS}.npy: expected [U] bytes, got {list(self._ids.shape)} "
-                f"{self._ids.dtype}"
-            )
+    def __init__(self, folder: Path, version: Version | None = None, shape: Shape | None = None):
+        self.version, self.errors = version, Counter(dict.fromkeys(ERRORS, 0))
+        self._ids: NDArray[np.bytes_] = _map(folder / IDS, "S", "[U] bytes")
+        self._offsets: NDArray[np.int64] = _map(folder / OFFSETS, "i", "[U + 1] integers")
         try:
-            _check(arrays, len(self._ids))
-        except ValueError as error:
-            raise BundleError(f"{folder}: {error}") from error
-        self._arrays = arrays
-        self.dim: int = arrays["h_next"].shape[1]
-        self.n_categorical: int = arrays["categorical"].shape[1]
-        self.n_numeric: int = arrays["numeric"].shape[1]
+            with (folder / RECORDS).open("rb") as file:
+                size = file.seek(0, 2)
+                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b""
+        except OSError as error:
+            raise BundleError(f"{folder / RECORDS}: expected records, got {error}") from error
+        self._records = memoryview(mapped)
+        if len(self._offsets) != len(self._ids) + 1:
+            raise BundleError(
+                f"{folder / OFFSETS}: expected {len(self._ids) + 1} entries, "
+                f"got {len(self._offsets)}"
+            )
+        if (self._offsets[0], self._offsets[-1]) != (0, size):
+            raise BundleError(
+                f"{folder / RECORDS}: expected {self._offsets[-1]} bytes, from "
+                f"{self._offsets[0]} on, got {size}"
+            )
+        self.shape = shape
+        if len(self._ids):
+            try:
+                first = shape_of(self._bytes(0))
+            except ValueError as error:
+                raise BundleError(f"{folder / RECORDS}: {error}") from error
+            if shape not in (None, first):
+                raise BundleError(f"{folder / RECORDS}: expected {shape}, got {first}")
+            self.shape = first
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -148,85 +131,30 @@ class MemoryMappedUserStore:
             )
         ]
 
-    def _record(self, user_id: str, place: int) -> UserRecord:
-        arrays = self._arrays
-        events = _range(arrays["event_offsets"], place)
-        rows = _range(arrays["repeat_offsets"], place)
-        repeats = {field: arrays[f"repeat_{field}"][rows] for field in RepeatState.FIELDS}
-        return UserRecord(
-            user_id=user_id,
-            h_next=arrays["h_next"][place],
-            h_gen=arrays["h_gen"][place],
-            categorical=arrays["categorical"][place],
-            numeric=arrays["numeric"][place],
-            items=arrays["event_item"][events],
-            times=arrays["event_time"][events],
-            types=arrays["event_type"][events],
-            sessions=arrays["event_session"][events],
-            repeats=RepeatState(
-                **repeats,
-                n_sessions=int(arrays["n_sessions"][place]),
-                last_session_time=int(arrays["last_session_time"][place]),
-            ),
-        )
+    def _record(self, user_id: str, place: int) -> UserRecord | None:
+        try:
+            return decode(user_id, self._bytes(place), self.shape)
+        except ValueError:
+            self.errors["record"] += 1
+            return None
 
-
-def _range(offsets: NDArray[np.int64], place: int) -> slice:
-    return slice(int(offsets[place]), int(offsets[place + 1]))
+    def _bytes(self, place: int) -> memoryview:
+        return self._records[int(self._offsets[place]) : int(self._offsets[place + 1])]
 
 
 def _key(user_id: str, width: int) -> bytes | None:
     """The id as it is stored, None where no stored id can equal it."""
-    key = user_id.encode("utf-8", "surrogatepass")
+    key = user_key(user_id)
     # 'S' arrays cut longer ids and drop zero bytes at the end: both would find somebody else.
     return None if len(key) > width or key.endswith(b"\0") else key
 
 
-def _map(path: Path) -> NDArray[Any]:
+def _map(path: Path, kind: str, what: str) -> NDArray[Any]:
     try:
         # Unlike np.load this reads nothing but .npy, and never Python objects.
         mapped = np.lib.format.open_memmap(path, mode="r")  # type: ignore[no-untyped-call]
     except (OSError, ValueError, EOFError) as error:
         raise BundleError(f"{path}: expected a plain .npy array, got {error}") from error
+    if mapped.dtype.kind != kind or mapped.ndim != 1:
+        raise BundleError(f"{path}: expected {what}, got {list(mapped.shape)} {mapped.dtype}")
     return np.asarray(mapped)  # slices of np.memmap cost microseconds each
-
-
-def _flat_repeats(states: Sequence[RepeatState]) -> dict[str, NDArray[Any]]:
-    """The states' arrays one after the other, with their offsets and scalars."""
-    flat: dict[str, NDArray[Any]] = {
-        "n_sessions": np.array([state.n_sessions for state in states], np.int32),
-        "last_session_time": np.array([state.last_session_time for state in states], np.int64),
-        "repeat_offsets": np.cumsum([0, *(len(state.item) for state in states)], dtype=np.int64),
-    }
-    for name, dtype in REPEATS.items():
-        shape = (0, 3) if name == "decayed" else (0,)
-        parts = [np.empty(shape, dtype), *(getattr(state, name) for state in states)]
-        flat[f"repeat_{name}"] = np.concatenate(parts)
-    return flat
-
-
-def _check(arrays: Mapping[str, NDArray[Any]], n_users: int) -> None:
-    """Raises ValueError unless dtypes, dimensions and lengths fit; reads the offsets' ends only."""
-    sizes = {"users": n_users, "users + 1": n_users + 1}
-    for name, (dtype, n_dim, _) in LAYOUT.items():
-        if arrays[name].dtype != dtype or arrays[name].ndim != n_dim:
-            raise ValueError(
-                f"{name}: expected {n_dim} dimensions of {np.dtype(dtype)}, "
-                f"got {list(arrays[name].shape)} {arrays[name].dtype}"
-            )
-    for counted, offsets in (("events", "event_offsets"), ("repeats", "repeat_offsets")):
-        if len(arrays[offsets]) == n_users + 1:
-            sizes[counted] = int(arrays[offsets][-1])
-            if arrays[offsets][0] != 0:
-                raise ValueError(f"{offsets}: expected to begin with 0, got {arrays[offsets][0]}")
-    for name, (_, _, counted) in LAYOUT.items():
-        expected = sizes.get(counted)
-        if expected is not None and len(arrays[name]) != expected:
-            raise ValueError(
-                f"{name}: expected {expected} entries ({counted}), got {len(arrays[name])}"
-            )
-    if arrays["h_next"].shape != arrays["h_gen"].shape:
-        raise ValueError(
-            f"h_gen: expected {list(arrays['h_next'].shape)} as h_next, "
-            f"got {list(arrays['h_gen'].shape)}"
-        )

@@ -1,5 +1,6 @@
 """What the daily refresh knows of a user, and how the request path asks for it."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -8,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.repeats import RepeatState
+
+from .versions import Version
 
 
 @dataclass(frozen=True)
@@ -34,11 +37,32 @@ class UserRecord:
     repeats: RepeatState
 
 
+# What a store counts beside its answers:
+ERRORS = (
+    "record",  # a record that is damaged; its user was answered as unknown
+    "expired",  # a user whose version is past its time-to-live; answered as unknown
+    "version",  # a published version that cannot be served; the one before it still is
+    "down",  # batches that the store did not answer in time
+)
+
+
 class UserStore(Protocol):
-    """Any key-value store of users."""
+    """Any key-value store of users.
+
+    Attributes:
+        version: what is served; None before anything was read.
+        errors: by ERRORS, since the start.
+    """
+
+    version: Version | None
+    errors: Counter[str]
 
     def get_many(self, user_ids: Sequence[str]) -> list[UserRecord | None]:
-        """Records in the order of `user_ids`, None for a user that is not stored."""
+        """Records in the order of `user_ids`, all of one version; None for a user that is unknown.
+
+        Raises:
+            StoreError: the store cannot answer; names it and the reason.
+        """
         ...
 
     def __len__(self) -> int:
