@@ -87,8 +87,8 @@ class CheckedIndex(ABC):
         Returns:
             TopK of [B, k].
         Raises:
-            ValueError: a shape, dtype or k outside the above, queries that are not finite, or so
-                large that a score could leave float32.
+            ValueError: a shape, dtype or k outside the above (a GPU takes k up to 500), queries
+                that are not finite, or so large that a score could leave float32.
         """
         name = f"{type(self).__name__}.search"
         if queries.ndim != 2 or queries.shape[1] != self.dim or queries.dtype != np.float32:
@@ -113,9 +113,36 @@ class CheckedIndex(ABC):
             return TopK.empty(queries.shape[0], k)
         return self._search(queries, k, mask)
 
+    @property
+    def exact(self) -> "CheckedIndex":
+        """Gives the exact answer over the same rows, of which it makes no copy."""
+        return self
+
+    @property
+    @abstractmethod
+    def nbytes(self) -> int:
+        """Bytes that the index keeps."""
+
     @abstractmethod
     def _search(self, queries: NDArray[np.float32], k: int, mask: NDArray[np.int32] | None) -> TopK:
         """`search` with arguments that were checked, at least one query and one item."""
+
+
+def best_of(scores: NDArray[np.float32], items: NDArray[np.int64], k: int) -> TopK:
+    """The k highest of scores [B, n] and their items [B, n], ties to the lower item."""
+    if scores.shape[1] > 4 * k:  # a sort of all costs more than to find the k-th first
+        least = np.partition(scores, -k, axis=1)[:, -k, None]
+        reaches = scores >= least
+        row, place = np.nonzero(reaches)
+        counts = np.count_nonzero(reaches, axis=1)
+        shape = len(scores), int(counts.max(initial=0))
+        kept = np.full(shape, -np.inf, np.float32), np.full(shape, -1, np.int64)
+        column = np.arange(len(row)) - (counts.cumsum() - counts)[row]
+        kept[0][row, column], kept[1][row, column] = scores[row, place], items[row, place]
+        scores, items = kept
+    order = np.lexsort((items, -scores), axis=-1)[:, :k]
+    every = np.arange(len(scores))[:, None]
+    return TopK(scores[every, order], items[every, order])
 
 
 def norms(rows: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -4,11 +4,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .codes import Codes
-from .exact import ExactIndex
-from .index import FLOAT_MAX, CheckedIndex, TopK, by_mask
+from .exact import FEW_ITEMS, ExactIndex
+from .index import FLOAT_MAX, CheckedIndex, TopK, best_of, by_mask
 
 # Rules measured on 68,399 x 64 and 10^6 x 384 items; benchmarks/scale_items.py has the curves.
-FEW_ITEMS = 1 / 16  # a mask that passes fewer is scanned in fp32
 MANY_ANSWERS = 1 / 16  # more answers than this share of the catalogue are scanned in fp32
 MANY_CANDIDATES = 1 / 4  # more candidates than this share of the catalogue are scanned in fp32
 _CHUNK = 2**22  # scores at a time: 16 MB
@@ -38,6 +37,11 @@ class QuantisedIndex(CheckedIndex):
         self._bias[: self.n_items] = bias
         # The scan's sums are whole numbers of up to 64 · 127 · D before they are scaled.
         self._safe_magnitude = FLOAT_MAX / (64 * (self.dim + 1) * max(self._largest_norm, 1.0))
+
+    @property
+    def exact(self) -> CheckedIndex:
+        """The index that it gives the answers of."""
+        return self._exact
 
     @property
     def nbytes(self) -> int:
@@ -104,9 +108,7 @@ class QuantisedIndex(CheckedIndex):
         candidates = np.full((len(queries), most), -1, np.int64)
         candidates[row, np.arange(len(row)) - (counts.cumsum() - counts)[row]] = item
         exact = self._exact.scores(queries, candidates)
-        order = np.lexsort((candidates, -exact), axis=-1)[:, :k]
-        every = np.arange(len(queries))[:, None]
-        return TopK(exact[every, order], candidates[every, order])
+        return best_of(exact, candidates, k)
 
     def _masked_bias(self, words: NDArray[np.int32] | None) -> NDArray[np.float32] | None:
         """Bias with -inf where the mask forbids; None where it passes few items."""
@@ -115,7 +117,7 @@ class QuantisedIndex(CheckedIndex):
         octets = np.zeros(self._codes.width // 8, np.uint8)
         octets[: 4 * len(words)] = np.ascontiguousarray(words, "<i4").view(np.uint8)
         allowed = np.count_nonzero(np.unpackbits(octets, count=self.n_items, bitorder="little"))
-        if allowed < FEW_ITEMS * self.n_items:
+        if allowed <= FEW_ITEMS * self.n_items:
             return None
         bias = _PENALTIES.take(octets, axis=0).reshape(-1)
         bias += self._bias
