@@ -12,11 +12,13 @@ columns.safetensors/json item columns for filters and explanations
 users/                   vectors, history and repeat items of every user (engine/store/mmap.py)
 """
 
+import hashlib
 import secrets
 import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
@@ -133,6 +135,16 @@ class Bundle:
             columns=columns,
             users=users,
         )
+
+    @cached_property
+    def model_id(self) -> str:
+        """Identity of model and items: what is computed with them holds for no other.
+
+        sha256 over the hashes of the files that decide an item's row and a user's vectors.
+        """
+        names = (ENCODE_FILE, ITEMS_FILE, CONTENT_FILE)
+        hashes = "\n".join(self.manifest.files[name].sha256 for name in names)
+        return hashlib.sha256(hashes.encode()).hexdigest()
 
     def graphs(self, precision: Literal["fp32", "int8"]) -> Graphs:
         """The encoder's graphs in one precision."""

@@ -14,6 +14,7 @@ HEAVY = ("torch", "polars", "triton", "pandas")
 SERVING = (
     "engine.bundle", "engine.features", "engine.repeats", "engine.data.clock",
     "engine.serving", "engine.retrieval", "engine.store", "engine.runtime",
+    "engine.catalogue.catalogue", "engine.catalogue.changes",
 )  # fmt: skip
 
 

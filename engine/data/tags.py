@@ -30,6 +30,19 @@ def item_tags(items: pl.DataFrame, min_items: int = MIN_ITEMS) -> Tags:
         items: N rows; `tags` is a list of strings, null or empty for none.
         min_items: tags of fewer items are left out.
     """
+    pairs = _pairs(items)
+    pairs = pairs.filter(pl.len().over("tag") >= min_items)
+    names = pairs["tag"].unique().sort().to_list()
+    return _placed(pairs, names, items.height)
+
+
+def known_tags(items: pl.DataFrame, names: list[str]) -> Tags:
+    """As `item_tags`, but in a vocabulary that is given; other tags are left out."""
+    return _placed(_pairs(items), names, items.height)
+
+
+def _pairs(items: pl.DataFrame) -> pl.DataFrame:
+    """Each (row, tag) once."""
     rows = pl.int_range(pl.len(), dtype=pl.Int64).alias("row")
     if "tags" in items.columns:
         pairs = items.select(rows, tag="tags").explode("tag").select("row", _normal("tag"))
@@ -48,14 +61,17 @@ def item_tags(items: pl.DataFrame, min_items: int = MIN_ITEMS) -> Tags:
             ]
             or [pl.DataFrame(schema={"row": pl.Int64, "tag": pl.String})]
         )
-    pairs = pairs.filter(pl.col("tag") != "").unique()
-    pairs = pairs.filter(pl.len().over("tag") >= min_items)
-    names = pairs["tag"].unique().sort()
-    places = pl.DataFrame({"tag": names, "id": pl.arange(len(names), dtype=pl.Int32, eager=True)})
+    return pairs.filter(pl.col("tag") != "").unique()
+
+
+def _placed(pairs: pl.DataFrame, names: list[str], n_items: int) -> Tags:
+    places = pl.DataFrame(
+        {"tag": pl.Series(names, dtype=pl.String), "id": np.arange(len(names), dtype=np.int32)}
+    )
     pairs = pairs.join(places, on="tag").sort("row", "id")
-    counts = np.bincount(pairs["row"].to_numpy(), minlength=items.height)
+    counts = np.bincount(pairs["row"].to_numpy(), minlength=n_items)
     offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-    return Tags(names.to_list(), offsets, pairs["id"].to_numpy().astype(np.int32))
+    return Tags(names, offsets, pairs["id"].to_numpy().astype(np.int32))
 
 
 def _normal(column: str) -> pl.Expr:

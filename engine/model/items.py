@@ -1,5 +1,6 @@
 """Item tokens and candidates (engine/model/README.md, "Item token")."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -61,6 +62,25 @@ class ItemEncoder(nn.Module):
         )
         self.project = nn.Linear(dim + config.attribute_dim, config.d_model)
         self.to_candidate = nn.Linear(config.d_model, config.d_serve, bias=False)
+
+    @classmethod
+    def stored(cls, config: ModelConfig, weights: Mapping[str, Tensor]) -> "ItemEncoder":
+        """The encoder of items that training has not seen, from the weights of a bundle.
+
+        Args:
+            config: of the model.
+            weights: of the trained encoder; what it knows of each item (Δ, tags) is left out.
+        """
+        n_tags, d_text = len(weights["tag_weight"]), len(weights["text_mean"])
+        none = torch.zeros(1, dtype=torch.int64)
+        content = ItemContent(
+            torch.zeros(1, d_text), none, none[:0], torch.zeros(2, dtype=torch.int64), n_tags
+        )
+        encoder = cls(config, content)
+        delta = {"delta": torch.zeros_like(encoder.delta)}
+        names = encoder.state_dict()
+        encoder.load_state_dict({k: v for k, v in weights.items() if k in names} | delta)
+        return encoder.eval()
 
     def reduce(self, text: Tensor) -> Tensor:
         """e [n, d_e]: principal components of text [n, d_text], scaled to mean square 1."""

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -119,6 +119,21 @@ class Columns(Mapping[str, Column]):
             if values:
                 columns[name] = _changed(name, columns[name], values)
         return Columns(columns, self.n_items)
+
+    def grown(self, n: int) -> "Columns":
+        """Columns of `n` more items, null in each."""
+        none = {"string": -1}
+        columns = {
+            name: replace(
+                column,
+                data=np.append(
+                    column.data, np.full(n, none.get(column.kind, 0), column.data.dtype)
+                ),
+                valid=np.append(column.valid, np.zeros(n, np.bool_)),
+            )
+            for name, column in self.items()
+        }
+        return Columns(columns, self.n_items + n)
 
     def save(self, folder: Path) -> None:
         """Writes columns.safetensors and columns.json into `folder`."""

@@ -50,7 +50,7 @@ def explain(recommender: Recommender, query: Query, ranked: RankedList) -> str:
 
 def _entry(recommender: Recommender, ranked: RankedList, place: int) -> dict[str, Any]:
     return {
-        "item_id": int(recommender.item_ids[ranked.items[place]]),
+        "item_id": int(recommender.catalogue.item_ids[ranked.items[place]]),
         "source": SOURCES[int(ranked.source[place])],
         "score": _number(ranked.scores[place]),
     }
@@ -65,7 +65,7 @@ def _scored(
     entries = []
     for row, place in enumerate(places):
         item = int(items[row])
-        candidate, prior = recommender.candidates[item], float(recommender.bias[item])
+        candidate, prior = recommender.catalogue.candidates[item], float(recommender.bias[item])
         entry = _entry(recommender, ranked, place)
         head, scale, repeat = int(ranked.source[place]), 1.0, 0.0
         if head == REPEAT:
@@ -93,12 +93,15 @@ def _nearest(
 ) -> list[list[dict[str, Any]]]:
     """For each item the history's items whose candidate vectors point most nearly the same way."""
     history = np.unique(query.history.items)
-    cosine = _unit(recommender.candidates[items]) @ _unit(recommender.candidates[history]).T
+    cosine = (
+        _unit(recommender.catalogue.candidates[items])
+        @ _unit(recommender.catalogue.candidates[history]).T
+    )
     cosine[items[:, None] == history] = -np.inf
     best = np.argsort(-cosine, axis=1, kind="stable")[:, :_NEAREST]
     return [
         [
-            {"item_id": int(recommender.item_ids[history[i]]), "cosine": _number(row[i])}
+            {"item_id": int(recommender.catalogue.item_ids[history[i]]), "cosine": _number(row[i])}
             for i in chosen
             if np.isfinite(row[i])
         ]

@@ -116,10 +116,10 @@ class LiveEncoder:
         """Users of whom something is kept."""
         return len(self._entries)
 
-    def set_rows(self, rows: NDArray[np.float32]) -> None:
-        """Another item table: what was computed with the last one counts no more."""
+    def set_rows(self, rows: NDArray[np.float32], keep: bool = False) -> None:
+        """Another item table. What was computed with the last one counts no more, unless `keep`."""
         self._rows = rows
-        self._tables += 1
+        self._tables += not keep
 
     def encode(self, requests: Sequence[LiveRequest]) -> NDArray[np.float32]:
         """[B, 2, D] h_next and h_gen, in the order of the requests."""

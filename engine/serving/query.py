@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.bundle import Bundle
+from engine.catalogue.catalogue import Catalogue
 from engine.data.clock import Clock
 from engine.errors import RequestError
 from engine.features import Calendar, History
@@ -64,16 +65,19 @@ class Query:
 
 
 class Resolver:
-    """Turns requests into queries by one bundle."""
+    """Turns requests into queries by one bundle and the items as they are now."""
 
-    def __init__(self, bundle: Bundle, weights: RequestWeights) -> None:
+    def __init__(self, bundle: Bundle, catalogue: Catalogue, weights: RequestWeights) -> None:
         self._manifest = manifest = bundle.manifest
-        self._item_ids: NDArray[np.int64] = bundle.items["item_ids"]
-        self._dim = bundle.items["candidates"].shape[1]
-        self._active: NDArray[np.bool_] = bundle.items["active"]
-        self._filters = FilterCache(bundle.columns)
+        self._catalogue = catalogue
+        self._filters = FilterCache(catalogue.columns)
         clock = Clock(manifest.timezone)
         self.calendar = Calendar(clock, manifest.has_time, weights.first_day, weights.signals)
+
+    def set_catalogue(self, catalogue: Catalogue) -> None:
+        """Later queries are of these items."""
+        self._catalogue = catalogue
+        self._filters.replace(catalogue.columns)
 
     def resolve(self, request: Request, record: UserRecord | None) -> Query:
         """Looks up everything that a request names; vectors and logits are still to come.
@@ -82,14 +86,14 @@ class Resolver:
             RequestError: the request names something that the bundle does not hold.
         """
         time = int(now()) if request.time is None else request.time
-        allowed = self._active
+        allowed = self._catalogue.active
         if request.filter is not None:
             allowed = allowed & self._filters.mask(request.filter)
         signals = self._signals(request, time)
         events, sessions, is_new = self._events(request, record, time)
         if record is None or is_new:
             live, state = True, self._state(events, sessions, record)
-            vectors = np.zeros((2, self._dim), np.float32)
+            vectors = np.zeros((2, self._catalogue.candidates.shape[1]), np.float32)
         else:
             live, state = False, record.repeats
             vectors = np.stack([record.h_next, record.h_gen])
@@ -103,7 +107,7 @@ class Resolver:
             allowed=allowed,
             signals=signals,
             vectors=vectors,
-            delta=np.zeros(self._dim, np.float32),
+            delta=np.zeros(vectors.shape[1], np.float32),
             repeat_logits=np.zeros((2, len(state.item)), np.float32),
         )
 
@@ -163,10 +167,9 @@ class Resolver:
 
     def _indices(self, item_ids: NDArray[np.int64]) -> NDArray[np.int32]:
         """Item indices [n] of catalogue ids; an item that was removed still counts as history."""
-        at = np.searchsorted(self._item_ids, item_ids)
-        known = self._item_ids[at.clip(max=len(self._item_ids) - 1)] == item_ids
-        if not known.all():
-            place = int(np.argmin(known))
+        at = self._catalogue.places(item_ids)
+        if (at < 0).any():
+            place = int(np.argmax(at < 0))
             raise RequestError(
                 f"item_ids[{place}]: expected an id of the catalogue, got {item_ids[place]}"
             )

@@ -8,8 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.bundle import Bundle
+from engine.catalogue.catalogue import Catalogue
+from engine.catalogue.changes import ChangeLog, changes_folder
 from engine.errors import RequestError
-from engine.repeats import RepeatItemStatistics, repeat_features
+from engine.repeats import repeat_features
 from engine.retrieval.exact import ExactIndex
 from engine.retrieval.mask import pack_mask
 from engine.retrieval.merge import RankedList, merge_repeats, round_robin
@@ -41,6 +43,7 @@ class Recommender:
     Attributes:
         choice: what runs the bundle's graph, and why; None where the caller brought an encoder.
         live: the encoder of live requests, with its counts.
+        catalogue: the items as they are now.
     """
 
     def __init__(
@@ -50,17 +53,11 @@ class Recommender:
         encoder: str | Encoder = "auto",
         cache_mib: int = CACHE_MIB,
     ) -> None:
-        manifest, items = bundle.manifest, bundle.items
+        manifest = bundle.manifest
         self.bundle = bundle
-        self.item_ids: NDArray[np.int64] = items["item_ids"]
-        self.candidates: NDArray[np.float32] = items["candidates"]
+        self.catalogue = Catalogue.of(bundle)
         self.weights = RequestWeights.of(bundle.request_weights)
-        self._statistics = RepeatItemStatistics(
-            **{name: items[name] for name in RepeatItemStatistics.FIELDS}
-        )
-        self._by_popularity = np.lexsort((np.arange(len(self.item_ids)), -items["log_p"]))
-        self._log_p = items["log_p"]
-        self._resolver = Resolver(bundle, self.weights)
+        self._resolver = Resolver(bundle, self.catalogue, self.weights)
         self._calendar = self._resolver.calendar
         self._repeats = bool(manifest.model["repeats"])
         self._threads = threads
@@ -74,8 +71,11 @@ class Recommender:
             if cache_mib and graphs.append is not None:
                 append = open_append(self.choice, graphs.append, window, threads)
         self.live = LiveEncoder(
-            encoder, append, items["rows"], self._calendar, window, hop, cache_mib << 20
+            encoder, append, self.catalogue.rows, self._calendar, window, hop, cache_mib << 20
         )
+        self._changes = ChangeLog(changes_folder(bundle.folder), bundle.model_id)
+        self._stamp: tuple[int, int] | None = None
+        self.update_items()
 
     @classmethod
     def load(cls, folder: Path, *options: Any, **named: Any) -> "Recommender":
@@ -84,8 +84,33 @@ class Recommender:
 
     def set_lambda(self, value: float) -> None:
         """Serves the popularity prior b = -value · log p; the bundle's own value is the default."""
-        self.bias: NDArray[np.float32] = -np.float32(value) * self._log_p
-        self._index = ExactIndex(self.candidates, self.bias, self._threads)
+        self._lambda = np.float32(value)
+        self._index_items()
+
+    def update_items(self) -> bool:
+        """Takes up what changed of the items since it last looked, and returns whether any did.
+
+        Raises:
+            BundleError: the changes are unreadable, or of another bundle; the items stay.
+        """
+        stamp = self._changes.stamp()
+        if stamp == self._stamp:
+            return False
+        self._stamp = stamp
+        before = self.catalogue
+        self.catalogue = Catalogue.of(self.bundle).changed(self._changes.read())
+        self._resolver.set_catalogue(self.catalogue)
+        n = min(len(before), len(self.catalogue))
+        rows = self.catalogue.rows
+        same = rows is before.rows or np.array_equal(before.rows[:n], rows[:n])
+        self.live.set_rows(rows, keep=same)
+        if len(before) != len(self.catalogue) or not same:
+            self._index_items()
+        return True
+
+    def _index_items(self) -> None:
+        self.bias: NDArray[np.float32] = -self._lambda * self.catalogue.log_p
+        self._index = ExactIndex(self.catalogue.candidates, self.bias, self._threads)
 
     def recommend(self, requests: Sequence[Request]) -> list[Reply | RequestError]:
         """One outcome a request, in order; a bad request never hurts the others."""
@@ -146,12 +171,12 @@ class Recommender:
         times = np.array([query.time for query in with_items])
         if not self._calendar.has_time:
             times = np.zeros_like(times)
-        features = repeat_features([q.state for q in with_items], self._statistics, times)
+        features = repeat_features([q.state for q in with_items], self.catalogue.statistics, times)
         scores = self.weights.repeat_scores(features)  # [Σ m, 2]
         start = 0
         for query in with_items:
             items = query.state.item
-            dot = self.candidates[items] @ query.vectors.T  # [m, 2]
+            dot = self.catalogue.candidates[items] @ query.vectors.T  # [m, 2]
             r = scores[start : start + len(items)]
             start += len(items)
             query.repeat_logits = (self.weights.scale * dot + r).T + self.bias[items]
@@ -205,12 +230,12 @@ class Recommender:
     def _popular(self, query: Query) -> Reply:
         """The most bought items that qualify, for a user of whom nothing is known."""
         k = query.request.k
-        best = self._by_popularity[query.allowed[self._by_popularity]][:k]
+        best = self.catalogue.by_popularity[query.allowed[self.catalogue.by_popularity]][:k]
         ranked = RankedList(
             np.full(k, -1, np.int64), np.full(k, -np.inf, np.float32), np.full(k, NONE, np.int32)
         )
         ranked.items[: len(best)] = best
-        ranked.scores[: len(best)] = self._log_p[best]
+        ranked.scores[: len(best)] = self.catalogue.log_p[best]
         ranked.source[: len(best)] = POPULARITY
         return self._reply(query, ranked)
 
@@ -218,5 +243,5 @@ class Recommender:
         """Item indices as catalogue ids, with an explanation where it was asked for."""
         text = explain(self, query, ranked) if query.request.explain else None
         found = ranked.items >= 0
-        item_ids = np.where(found, self.item_ids[np.where(found, ranked.items, 0)], -1)
+        item_ids = np.where(found, self.catalogue.item_ids[np.where(found, ranked.items, 0)], -1)
         return Reply(item_ids, ranked.scores, ranked.source, text)

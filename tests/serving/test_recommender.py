@@ -66,7 +66,7 @@ def test_the_terms_of_an_explanation_are_the_score(
 
 
 def test_an_explanation_tells_vectors_and_signals(recommender: Recommender) -> None:
-    reply = ask(recommender, item_ids=recommender.item_ids[:2], explain=True)
+    reply = ask(recommender, item_ids=recommender.catalogue.item_ids[:2], explain=True)
     told = json.loads(reply.explanation or "")
     assert (told["user"], told["vectors"]) == ("known", "live")
     assert list(told["context"]["signals"]) == [
@@ -75,7 +75,7 @@ def test_an_explanation_tells_vectors_and_signals(recommender: Recommender) -> N
 
 
 def test_an_event_counts_once_a_session(recommender: Recommender) -> None:
-    item = recommender.item_ids[5]
+    item = recommender.catalogue.item_ids[5]
     once = ask(recommender, item_ids=np.array([item]))
     often = ask(recommender, item_ids=np.array([item] * 4))
     assert once.item_ids.tolist() == often.item_ids.tolist()
@@ -105,7 +105,7 @@ def test_a_removed_item_is_history_but_no_answer(bundle: Path) -> None:
     active = opened.items["active"].copy()
     active[:3] = False
     without = Recommender(replace(opened, items={**opened.items, "active": active}))
-    gone = without.item_ids[:3]
+    gone = opened.items["item_ids"][:3]
     reply = ask(without, user_id=None, item_ids=gone, k=200)
     assert not np.isin(gone, reply.item_ids).any()
     assert (reply.source >= 0).sum() == active.sum()

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from engine.errors import RequestError
+from engine.errors import BundleError, RequestError
 from engine.serving.live import KINDS, LiveEncoder
 from engine.serving.recommender import Recommender
 from engine.serving.request import Reply, Request, at_row, parse
@@ -47,6 +47,7 @@ class TritonPythonModel:
 
     def execute(self, requests: list[pb_utils.InferenceRequest]) -> list:
         """One response a request, in order; a bad request spoils no other of its batch."""
+        self._take_up_items()
         now_s = int(time.time())
         parsed = [_parse(request, now_s) for request in requests]
         rows = [row for request in parsed if isinstance(request, list) for row in request]
@@ -58,6 +59,13 @@ class TritonPythonModel:
             else _respond([next(outcomes) for _ in request])
             for request in parsed
         ]
+
+    def _take_up_items(self) -> None:
+        """Changes of the items count from this batch on; broken ones are said and left out."""
+        try:
+            self._recommender.update_items()
+        except BundleError as error:
+            pb_utils.Logger.log_error(f"stars: the items stay as they were: {error}")
 
 
 class _LiveMetrics:
