@@ -14,14 +14,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from .catalogue.commands import app as items_app
-from .catalogue.commands import app as items_app
 from .config import Preset
 from .errors import StarsError
 
 app = typer.Typer(no_args_is_help=True, help="STARS: train, export and serve recommendations.")
 data_app = typer.Typer(no_args_is_help=True, help="Prepare and describe a shop's data.")
 app.add_typer(data_app, name="data")
-app.add_typer(items_app, name="items")
 app.add_typer(items_app, name="items")
 
 _DATA = Annotated[Path, typer.Option("--data", help="folder of a prepared dataset")]
