@@ -1,13 +1,16 @@
 """Exact search by the fused scan of the kernels, on a CUDA device."""
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from engine.errors import BackendUnavailable
-from engine.ops import score_topk
 
 from .index import CheckedIndex, TopK
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class GpuIndex(CheckedIndex):
@@ -33,7 +36,12 @@ class GpuIndex(CheckedIndex):
             ValueError: see CheckedIndex.
             BackendUnavailable: torch sees no such device.
         """
+        import torch  # with the index that needs it: the other backends never load it
+
+        from engine.ops import score_topk
+
         super().__init__(candidates, bias, threads)
+        self._torch, self._score_topk = torch, score_topk
         if device.startswith("cuda") and not torch.cuda.is_available():
             raise BackendUnavailable(
                 f"GpuIndex: device {device!r}: expected a CUDA device, torch {torch.__version__} "
@@ -50,8 +58,8 @@ class GpuIndex(CheckedIndex):
 
     def _search(self, queries: NDArray[np.float32], k: int, mask: NDArray[np.int32] | None) -> TopK:
         words = None if mask is None else self._moved(mask)
-        found = score_topk(self._moved(queries), self._items, self._bias, words, k)
+        found = self._score_topk(self._moved(queries), self._items, self._bias, words, k)
         return TopK(found.values.cpu().numpy(), found.indices.cpu().numpy())
 
-    def _moved(self, array: NDArray[np.float32] | NDArray[np.int32]) -> torch.Tensor:
-        return torch.from_numpy(np.ascontiguousarray(array)).to(self._device)
+    def _moved(self, array: NDArray[np.float32] | NDArray[np.int32]) -> "Tensor":
+        return self._torch.from_numpy(np.ascontiguousarray(array)).to(self._device)
