@@ -252,9 +252,16 @@ def serve(
     cache_mib: Annotated[
         int, typer.Option(min=0, help="for keys and values of users that ask again")
     ] = 256,
+    index: Annotated[
+        str, typer.Option(help="search: auto, exact, quantised or approximate")
+    ] = "auto",
+    recall_share: Annotated[
+        float, typer.Option(min=0, max=1, help="of the queries, searched exactly too, to watch")
+    ] = 0.001,
     log: Annotated[Path | None, typer.Option(help="file for the server's output")] = None,
 ) -> None:
     """Serve a bundle by Triton Server until interrupted."""
+    from .serving.options import Options
     from .serving.server import MODEL_REPOSITORY, TritonServer
 
     server = TritonServer(
@@ -264,9 +271,7 @@ def serve(
         grpc_port=grpc_port,
         metrics_port=metrics_port,
         address=address,
-        threads=threads,
-        runtime=runtime,
-        cache_mib=cache_mib,
+        options=Options(threads, runtime, cache_mib, index, recall_share),
         log=log,
     )
     with server:

@@ -28,6 +28,7 @@ from engine.runtime.openvino import OpenVinoEncoder
 from engine.runtime.registry import open_plan, statuses
 from engine.runtime.sidecar import Bucket
 from engine.runtime.torch import TorchEncoder
+from engine.serving.options import Options
 from engine.serving.recommender import Recommender
 from engine.store.users import UserRecord
 
@@ -272,7 +273,7 @@ class _Lists:
         users: Any = _WithVectors(self._bundle, by_name)
         # Only stored vectors are asked for: the encoder never runs.
         bundle = replace(self._bundle, users=users)
-        recommender = Recommender(bundle, self._threads, self._encoder, cache_mib=0)
+        recommender = Recommender(bundle, Options(self._threads), self._encoder)
         means = []
         for head in _HEADS:
             rows = recommended(recommender, self._dataset, self._task, head)

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from engine.bundle import Bundle
 from engine.data.dataset import Dataset
 from engine.errors import BundleError, StarsError
+from engine.serving.options import Options
 from engine.serving.recommender import Recommender
 from engine.serving.request import Reply, Request, Strategy
 from engine.training.history import Past, past
@@ -68,7 +69,7 @@ def evaluate(bundle: Bundle, dataset: Dataset, end: int, threads: int = 1) -> Ev
         )
     history = past(dataset, manifest.cut, 1.0, tuple(manifest.repeat_types))
     task = _task(dataset, manifest.cut, end)
-    recommender = Recommender(bundle, threads)
+    recommender = Recommender(bundle, Options(threads))
     lists: dict[str, NDArray[np.int64]] = {
         name: recommended(recommender, dataset, task, name) for name in STRATEGIES
     }
@@ -135,7 +136,7 @@ def choose_lambda(
     """
     task = _task(dataset, bundle.manifest.cut, end)
     n_catalogue = int(bundle.items["active"].sum())
-    recommender = Recommender(bundle, threads)
+    recommender = Recommender(bundle, Options(threads))
     chosen, table = 0.0, {}
     for value in LAMBDAS:
         recommender.set_lambda(value)

@@ -6,7 +6,7 @@ from typing import Literal, cast, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.errors import BackendUnavailable
+from engine.errors import BackendUnavailable, ConfigError
 
 from .index import CheckedIndex
 
@@ -27,17 +27,17 @@ class Choice:
     reason: str
 
 
-def choose(backend: Backend, n_items: int, dim: int, device: str = "cpu") -> Choice:
+def choose(asked: str, n_items: int, dim: int, device: str = "cpu") -> Choice:
     """The backend for N items of D dimensions on `device`, "cpu" or "cuda".
 
     Raises:
-        ValueError: an unknown backend or device; lists the known.
+        ConfigError: an unknown backend; lists the known.
+        ValueError: an unknown device.
         BackendUnavailable: "quantised" was asked for on a GPU.
     """
-    if backend not in get_args(Backend):
-        raise ValueError(
-            f"retrieval: backend: expected one of {get_args(Backend)}, got {backend!r}"
-        )
+    if asked not in get_args(Backend):
+        raise ConfigError(f"index: expected one of {get_args(Backend)}, got {asked!r}")
+    backend = cast(Backend, asked)
     if device not in ("cpu", "cuda"):
         raise ValueError(f"retrieval: device: expected cpu or cuda, got {device!r}")
     on = cast(Literal["cpu", "cuda"], device)

@@ -21,6 +21,7 @@ class FilterCache:
         self._masks: OrderedDict[str, tuple[Predicate, Mask]] = OrderedDict()
         self._predicates: OrderedDict[str, Predicate] = OrderedDict()
         self._lock = Lock()
+        self.hits = self.misses = 0  # masks that were at hand, and that were evaluated
 
     @property
     def columns(self) -> Columns:
@@ -38,8 +39,11 @@ class FilterCache:
             _keep(self._predicates, text, predicate, MAX_TEXTS)
             _, mask = self._masks.get(predicate.canonical, (None, None))
             if mask is None:
+                self.misses += 1
                 mask = predicate.evaluate()
                 mask.setflags(write=False)
+            else:
+                self.hits += 1
             max_masks = max(1, self._max_bytes // max(1, self._columns.n_items))
             _keep(self._masks, predicate.canonical, (predicate, mask), max_masks)
             return mask

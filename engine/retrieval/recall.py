@@ -1,7 +1,7 @@
 """Recall of the running index, measured on a share of its own requests."""
 
 import random
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,10 @@ class RecallCounts:
     sampled: int
     wanted: int
     found: int
+
+    def __add__(self, other: "RecallCounts") -> "RecallCounts":
+        """Sums of both."""
+        return RecallCounts(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
 
 
 class SampledRecall:

@@ -25,7 +25,6 @@ from engine.features import (
 from engine.runtime.append import AppendEncoder, Kept
 from engine.runtime.inputs import Encoder
 
-CACHE_MIB = 256  # unless a server is told otherwise
 # How the vectors of a live request came about:
 KINDS = (
     "stateless",  # no user id, or nothing is kept at all: the whole window

@@ -70,14 +70,14 @@ class Resolver:
     def __init__(self, bundle: Bundle, catalogue: Catalogue, weights: RequestWeights) -> None:
         self._manifest = manifest = bundle.manifest
         self._catalogue = catalogue
-        self._filters = FilterCache(catalogue.columns)
+        self.filters = FilterCache(catalogue.columns)
         clock = Clock(manifest.timezone)
         self.calendar = Calendar(clock, manifest.has_time, weights.first_day, weights.signals)
 
     def set_catalogue(self, catalogue: Catalogue) -> None:
         """Later queries are of these items."""
         self._catalogue = catalogue
-        self._filters.replace(catalogue.columns)
+        self.filters.replace(catalogue.columns)
 
     def resolve(self, request: Request, record: UserRecord | None) -> Query:
         """Looks up everything that a request names; vectors and logits are still to come.
@@ -88,7 +88,7 @@ class Resolver:
         time = int(now()) if request.time is None else request.time
         allowed = self._catalogue.active
         if request.filter is not None:
-            allowed = allowed & self._filters.mask(request.filter)
+            allowed = allowed & self.filters.mask(request.filter)
         signals = self._signals(request, time)
         events, sessions, is_new = self._events(request, record, time)
         if record is None or is_new:
@@ -212,8 +212,9 @@ class Resolver:
         if record is not None:
             stored = record.repeats
             place = np.searchsorted(state.item, stored.item)  # both ascend; all stored are there
-            all_count[place] = stored.count
-            all_span[place] = stored.last_time - stored.first_time
+            span = stored.last_time - stored.first_time
+            all_count[place] = stored.count if stored.all_count is None else stored.all_count
+            all_span[place] = span if stored.all_span is None else stored.all_span
         return replace(state, all_count=all_count, all_span=all_span)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from time import time
 from typing import Any
 
 import numpy as np
@@ -12,18 +13,24 @@ from engine.catalogue.catalogue import Catalogue
 from engine.catalogue.changes import ChangeLog, changes_folder
 from engine.errors import RequestError
 from engine.repeats import repeat_features
-from engine.retrieval.exact import ExactIndex
+from engine.retrieval.choose import build as build_index
+from engine.retrieval.choose import choose as choose_index
+from engine.retrieval.filters import FilterCache
 from engine.retrieval.mask import pack_mask
 from engine.retrieval.merge import RankedList, merge_repeats, round_robin
+from engine.retrieval.recall import RecallCounts, SampledRecall
 from engine.runtime.inputs import Encoder
 from engine.runtime.registry import choose, open_append, open_graph
 
+from .drift import Drift
 from .explain import REPEAT, explain
-from .live import CACHE_MIB, LiveEncoder, LiveRequest
+from .live import LiveEncoder, LiveRequest
+from .options import Options
 from .query import Query, Resolver
 from .request import SOURCES, Reply, Request
 from .weights import RequestWeights
 
+DEFAULTS = Options()
 POPULARITY, NONE = SOURCES.index("popularity"), -1
 
 
@@ -32,26 +39,22 @@ class Recommender:
 
     Args:
         bundle: opened.
-        threads: of search and encoder.
-        encoder: of live vectors: what runs the bundle's graph in this process, by a name of
-            `engine.runtime.registry.choose`; or an encoder.
-        cache_mib: for the keys and values of users that ask again, 0 for none.
+        options: threads, runtimes, memory.
+        encoder: of live vectors; None runs the bundle's graph in this process.
     Raises:
-        ConfigError: no encoder of this name.
+        ConfigError: an option that there is not.
         BackendUnavailable, BundleError: see the runtime.
 
     Attributes:
-        choice: what runs the bundle's graph, and why; None where the caller brought an encoder.
+        chosen: what runs the bundle's graph and what searches, and why, a sentence each.
         live: the encoder of live requests, with its counts.
         catalogue: the items as they are now.
+        drift: of the context signals.
+        indexed_at: unix seconds at which the index was built.
     """
 
     def __init__(
-        self,
-        bundle: Bundle,
-        threads: int = 1,
-        encoder: str | Encoder = "auto",
-        cache_mib: int = CACHE_MIB,
+        self, bundle: Bundle, options: Options = DEFAULTS, encoder: Encoder | None = None
     ) -> None:
         manifest = bundle.manifest
         self.bundle = bundle
@@ -60,18 +63,25 @@ class Recommender:
         self._resolver = Resolver(bundle, self.catalogue, self.weights)
         self._calendar = self._resolver.calendar
         self._repeats = bool(manifest.model["repeats"])
-        self._threads = threads
+        self._options = options
+        n_items, dim = self.catalogue.candidates.shape
+        self._search_by = choose_index(options.index, n_items, dim)
+        self.chosen = [f"searches by {self._search_by.backend}: {self._search_by.reason}"]
+        self._recall = RecallCounts(0, 0, 0, 0)
+        self.drift = Drift(len(manifest.signals))
         self.set_lambda(manifest.lambda_serve)
         window, hop = manifest.model["window"], manifest.model["hop"]
-        self.choice, append = None, None
-        if isinstance(encoder, str):
-            self.choice = choose(encoder, manifest.model)
-            graphs = bundle.graphs(self.choice.precision)
-            encoder = open_graph(self.choice, graphs.encode, window, threads)
-            if cache_mib and graphs.append is not None:
-                append = open_append(self.choice, graphs.append, window, threads)
+        append = None
+        if encoder is None:
+            run_by = choose(options.runtime, manifest.model)
+            self.chosen.append(f"encodes by {run_by.runtime}-{run_by.precision}: {run_by.reason}")
+            graphs = bundle.graphs(run_by.precision)
+            encoder = open_graph(run_by, graphs.encode, window, options.threads)
+            if options.cache_mib and graphs.append is not None:
+                append = open_append(run_by, graphs.append, window, options.threads)
+        max_bytes = options.cache_mib << 20
         self.live = LiveEncoder(
-            encoder, append, self.catalogue.rows, self._calendar, window, hop, cache_mib << 20
+            encoder, append, self.catalogue.rows, self._calendar, window, hop, max_bytes
         )
         self._changes = ChangeLog(changes_folder(bundle.folder), bundle.model_id)
         self._stamp: tuple[int, int] | None = None
@@ -110,7 +120,22 @@ class Recommender:
 
     def _index_items(self) -> None:
         self.bias: NDArray[np.float32] = -self._lambda * self.catalogue.log_p
-        self._index = ExactIndex(self.catalogue.candidates, self.bias, self._threads)
+        candidates, threads = self.catalogue.candidates, self._options.threads
+        index = build_index(self._search_by, candidates, self.bias, threads)
+        self._recall = self.recall
+        self._index = SampledRecall(index, self._options.recall_share)
+        self.indexed_at = time()
+
+    @property
+    def recall(self) -> RecallCounts:
+        """Of the sampled searches since the start."""
+        index = getattr(self, "_index", None)
+        return self._recall if index is None else self._recall + index.counts
+
+    @property
+    def filters(self) -> FilterCache:
+        """Masks of the filters that requests repeat."""
+        return self._resolver.filters
 
     def recommend(self, requests: Sequence[Request]) -> list[Reply | RequestError]:
         """One outcome a request, in order; a bad request never hurts the others."""
@@ -159,6 +184,7 @@ class Recommender:
             self._calendar.gap_days(times, last),
             np.stack([query.signals for query in queries]),
         )
+        self.drift.add(np.stack([query.signals for query in queries]))
         for query, offset in zip(queries, delta, strict=True):
             query.delta = offset
             query.vectors = query.vectors + offset

@@ -16,11 +16,12 @@ from typing import IO, Self
 
 from engine.errors import ServerError
 
-from .live import CACHE_MIB
+from .options import Options
 from .wheel import find_triton
 
 MODEL_REPOSITORY = Path(__file__).resolve().parents[2] / "model_repository"
 
+DEFAULTS = Options()
 READY_LIMIT_S = 120.0
 STOP_LIMIT_S = 15.0
 DRAIN_LIMIT_S = 5  # what tritonserver gives requests in flight once it is told to stop
@@ -50,9 +51,7 @@ class TritonServer:
         bundle: what the model `stars` serves; None leaves it to the model's configuration.
         http_port, grpc_port, metrics_port: 0 takes a free one.
         address: what the server listens on.
-        threads: how many threads the engine may use in a model process.
-        runtime: what runs the encoder, see `engine.runtime.registry.choose`.
-        cache_mib: for the keys and values of users that ask again.
+        options: of the engine in a model process.
         log: file for the server's output; None keeps it in a temporary file until the end.
         extra_args: further tritonserver options, as they are.
         ready_limit_s: how long loading may take.
@@ -67,19 +66,13 @@ class TritonServer:
         grpc_port: int = 0,
         metrics_port: int = 0,
         address: str = "127.0.0.1",
-        threads: int = 1,
-        runtime: str = "auto",
-        cache_mib: int = CACHE_MIB,
+        options: Options = DEFAULTS,
         log: Path | None = None,
         extra_args: Sequence[str] = (),
         ready_limit_s: float = READY_LIMIT_S,
     ) -> None:
         self._repositories = [Path(folder).resolve() for folder in model_repositories]
-        self._variables = {
-            "STARS_THREADS": str(threads),
-            "STARS_RUNTIME": runtime,
-            "STARS_CACHE_MIB": str(cache_mib),
-        }
+        self._variables = options.environment()
         if bundle is not None:
             self._variables["STARS_BUNDLE"] = str(Path(bundle).resolve())
         self._ports = {"http": http_port, "grpc": grpc_port, "metrics": metrics_port}

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from engine.errors import BackendUnavailable
+from engine.errors import BackendUnavailable, ConfigError
 from engine.retrieval.approximate import ApproximateIndex
 from engine.retrieval.choose import Choice, build, choose
 from engine.retrieval.exact import ExactIndex
@@ -34,13 +34,13 @@ def test_auto_goes_by_size_and_device_and_says_why() -> None:
 @pytest.mark.parametrize("backend", ["exact", "quantised", "approximate"])
 def test_what_the_caller_asks_for_is_what_runs(backend: str) -> None:
     for size in (10, 10**9):
-        found = choose(backend, size, 64)  # type: ignore[arg-type]
+        found = choose(backend, size, 64)
         assert found == Choice(backend, "cpu", "the caller asked for it")  # type: ignore[arg-type]
 
 
 def test_what_cannot_run_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"backend: expected one of .*'exact', .*, got 'faiss'"):
-        choose("faiss", 10, 2)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"index: expected one of .*'exact', .*, got 'faiss'"):
+        choose("faiss", 10, 2)
     with pytest.raises(ValueError, match="device: expected cpu or cuda, got 'cuda:1'"):
         choose("auto", 10, 2, "cuda:1")
     with pytest.raises(BackendUnavailable, match="'quantised' runs on the CPU, device is 'cuda'"):

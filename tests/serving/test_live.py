@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import urllib.request
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,9 +19,11 @@ from engine.model.stars import Stars
 from engine.runtime.onnx_cpu import OnnxAppendEncoder, OnnxEncoder
 from engine.serving.client import StarsClient
 from engine.serving.live import KINDS, LiveEncoder, LiveRequest
+from engine.serving.options import Options
 from engine.serving.recommender import Recommender
 from engine.serving.request import Reply, Request
 from engine.serving.server import MODEL_REPOSITORY, TritonServer
+from tests.serving.told import metrics
 from tests.tiny import tiny_config, tiny_shop, trained_like
 
 WINDOW, HOP = 12, 4
@@ -192,7 +193,7 @@ def test_the_server_keeps_and_counts(bundle: Path) -> None:
     assert len(starts) == 1, "the window must not hop here"
     ids = opened.items["item_ids"][[3, 1, 4, 7]]
     times = int(record.times[-1]) + DAY * np.arange(1, 5)
-    plain = Recommender(opened, cache_mib=0)
+    plain = Recommender(opened, Options(cache_mib=0))
     with TritonServer([MODEL_REPOSITORY], bundle) as server, StarsClient(server.grpc_url) as client:
         for n in (1, 2, 4, 4):
             got = client.recommend(user, ids[:n], [], times[:n], time=int(times[-1]))
@@ -204,10 +205,7 @@ def test_the_server_keeps_and_counts(bundle: Path) -> None:
             assert isinstance(fresh, Reply)
             np.testing.assert_array_equal(got.item_ids, fresh.item_ids)
             np.testing.assert_allclose(got.scores, fresh.scores, rtol=1e-4, atol=1e-4)
-        with urllib.request.urlopen(f"http://{server.metrics_url}/metrics") as page:
-            lines = page.read().decode().splitlines()
-    parts = [line.rpartition(" ") for line in lines if line.startswith("stars_")]
-    told = {key: float(value) for key, _, value in parts}
+        told = metrics(server, 'kind="unchanged"', 1)
     kinds = {kind: v for key, v in told.items() for kind in KINDS if f'kind="{kind}"' in key}
     assert kinds == dict.fromkeys(KINDS, 0) | {"first": 1, "appended": 2, "unchanged": 1}
     (size,) = [value for key, value in told.items() if key.startswith("stars_cache_bytes{")]

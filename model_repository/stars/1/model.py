@@ -12,7 +12,8 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from engine.errors import BundleError, RequestError
-from engine.serving.live import KINDS, LiveEncoder
+from engine.serving.metrics import Metrics, readings
+from engine.serving.options import Options
 from engine.serving.recommender import Recommender
 from engine.serving.request import Reply, Request, at_row, parse
 
@@ -24,26 +25,25 @@ class TritonPythonModel:
         """Loads the bundle; environment variables win over the model's configuration."""
         given = json.loads(args["model_config"])["parameters"]
         parameters = {name: value["string_value"] for name, value in given.items()}
-        for name in ("bundle", "threads", "runtime", "cache_mib"):
-            parameters[name] = os.environ.get(f"STARS_{name.upper()}") or parameters[name]
         repository = Path(args["model_repository"]).parent
-        encoder = parameters["runtime"]
+        bundle = repository.parent / (os.environ.get("STARS_BUNDLE") or parameters["bundle"])
+        encoder = None
         if "encoder" in parameters:
             # Here, so that a server without such a model imports nothing of gRPC.
             from engine.serving.plan_encoder import PlanEncoder
 
             encoder = PlanEncoder(pb_utils, repository / parameters["encoder"])
-        self._recommender = Recommender.load(
-            repository.parent / parameters["bundle"],
-            int(parameters["threads"]),
-            encoder,
-            int(parameters["cache_mib"]),
-        )
-        choice = self._recommender.choice
-        if choice is not None:
-            runtime = f"{choice.runtime}-{choice.precision} ({choice.reason})"
-            pb_utils.Logger.log_info(f"stars: encodes by {runtime}")
-        self._metrics = _LiveMetrics(args, self._recommender.live)
+        options = Options.read(parameters, os.environ)
+        self._recommender = Recommender.load(bundle, options, encoder)
+        for sentence in self._recommender.chosen:
+            pb_utils.Logger.log_info(f"stars: {sentence}")
+        labels = {"model": args["model_name"], "instance": args["model_instance_name"]}
+        self._metrics = Metrics(pb_utils.MetricFamily, labels, readings(self._recommender))
+        self._metrics.start()
+
+    def finalize(self) -> None:
+        """Called once, when the server unloads the model."""
+        self._metrics.stop()
 
     def execute(self, requests: list[pb_utils.InferenceRequest]) -> list:
         """One response a request, in order; a bad request spoils no other of its batch."""
@@ -52,7 +52,6 @@ class TritonPythonModel:
         parsed = [_parse(request, now_s) for request in requests]
         rows = [row for request in parsed if isinstance(request, list) for row in request]
         outcomes = iter(self._recommender.recommend(rows) if rows else ())
-        self._metrics.update()
         return [
             _error(request)
             if isinstance(request, RequestError)
@@ -66,47 +65,6 @@ class TritonPythonModel:
             self._recommender.update_items()
         except BundleError as error:
             pb_utils.Logger.log_error(f"stars: the items stay as they were: {error}")
-
-
-class _LiveMetrics:
-    """What the encoder of live requests counts, as metrics of the server."""
-
-    def __init__(self, args: dict[str, str], live: LiveEncoder) -> None:
-        model = {"model": args["model_name"], "instance": args["model_instance_name"]}
-        counter, gauge = pb_utils.MetricFamily.COUNTER, pb_utils.MetricFamily.GAUGE
-        self._live = live
-        self._requests = pb_utils.MetricFamily(
-            name="stars_live_requests_total",
-            description="Live requests by how their vectors came about",
-            kind=counter,
-        )
-        self._evicted = pb_utils.MetricFamily(
-            name="stars_cache_evicted_total",
-            description="Users whose keys and values were forgotten for others",
-            kind=counter,
-        )
-        self._bytes = pb_utils.MetricFamily(
-            name="stars_cache_bytes",
-            description="Memory of the users' keys and values",
-            kind=gauge,
-        )
-        self._counters = {
-            kind: self._requests.Metric(labels=model | {"kind": kind}) for kind in KINDS
-        } | {"evicted": self._evicted.Metric(labels=model)}
-        self._gauge = self._bytes.Metric(labels=model)
-        self._told = live.counts.copy(), live.bytes
-
-    def update(self) -> None:
-        """Tells the server what has changed; each value is a message to its process."""
-        told, told_bytes = self._told
-        counts, size = self._live.counts, self._live.bytes
-        if counts == told:
-            return
-        for kind, more in (counts - told).items():
-            self._counters[kind].increment(more)
-        if size != told_bytes:
-            self._gauge.set(size)
-        self._told = counts.copy(), size
 
 
 def _parse(request: pb_utils.InferenceRequest, now_s: int) -> list[Request] | RequestError:
