@@ -126,7 +126,7 @@ class Bundle:
                 f"{folder / ARRAYS_FILE}: expected {len(items['item_ids'])} items, "
                 f"got {columns.n_items}"
             )
-        users = MemoryMappedUserStore(folder / USERS_FOLDER, shape=_user_shape(items, manifest))
+        users = MemoryMappedUserStore(folder / USERS_FOLDER, shape=user_shape(items, manifest))
         return cls(
             folder=folder,
             manifest=manifest,
@@ -270,7 +270,7 @@ def _check_items(path: Path, arrays: Arrays) -> None:
             )
 
 
-def _user_shape(items: Arrays, manifest: Manifest) -> Shape:
+def user_shape(items: Arrays, manifest: Manifest) -> Shape:
     """What a user's record must be to fit the bundle's items and features."""
     return Shape(
         items["candidates"].shape[1], len(manifest.user_categorical), len(manifest.user_numeric)

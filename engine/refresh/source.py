@@ -12,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import safe_open
 
-from engine.bundle import Bundle
+from engine.catalogue.catalogue import Catalogue
 from engine.data.clock import Clock
 from engine.data.dataset import ARRAYS_FILE, META_FILE, Dataset, NumericFeature
 from engine.errors import DataError
+from engine.manifest import Manifest
 
 from .records import UserEvents
 
@@ -25,7 +26,8 @@ class UserSource:
 
     Args:
         folder: of the prepared dataset.
-        bundle: in whose terms.
+        manifest: of the bundle in whose terms they are read.
+        catalogue: the bundle's items as they are now.
         until: unix seconds (or order) at which the past ends; None takes everything.
     Raises:
         DataError: the folder holds no dataset, or one of another kind of shop than the bundle's.
@@ -35,9 +37,10 @@ class UserSource:
         unknown_items: of the dataset's items, how many the bundle does not know.
     """
 
-    def __init__(self, folder: Path, bundle: Bundle, until: int | None = None) -> None:
+    def __init__(
+        self, folder: Path, manifest: Manifest, catalogue: Catalogue, until: int | None = None
+    ) -> None:
         self.meta = meta = Dataset.read_meta(folder)
-        manifest = bundle.manifest
         for name in ("timezone", "has_time"):
             if getattr(meta, name) != getattr(manifest, name):
                 raise DataError(
@@ -51,10 +54,7 @@ class UserSource:
                 f"{folder / META_FILE}: event_types: expected some of {manifest.event_types}, "
                 f"got {meta.event_types}"
             )
-        known = bundle.items["item_ids"]
-        item_ids = self._read("item_ids")
-        at = np.searchsorted(known, item_ids).clip(max=len(known) - 1)
-        self._items = np.where(known[at] == item_ids, at, -1).astype(np.int32)
+        self._items = catalogue.places(self._read("item_ids")).astype(np.int32)
         self.unknown_items = int((self._items < 0).sum())
         self._categories = [
             (list(meta.user_categorical).index(name), _codes(meta.user_categorical[name], values))

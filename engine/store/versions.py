@@ -10,8 +10,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from engine.errors import StoreError
 
-BUNDLE = "bundle"  # id of the version that lies inside a bundle
-
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -44,7 +42,7 @@ class Published(_Frozen):
     """What a store holds: the version that is served first, then those before it.
 
     Attributes:
-        retired: what was gone back from; requests in flight may read it until the next refresh.
+        retired: what no version follows any more, to be freed by the next refresh.
     """
 
     format: Literal[1] = 1
@@ -57,9 +55,9 @@ class Published(_Frozen):
         return self.versions[0] if self.versions else None
 
     def publish(self, version: Version, keep: int) -> "Published":
-        """`version` served, and the last `keep` versions with it."""
-        others = [v for v in self.versions if v.id != version.id]
-        return Published(versions=(version, *others)[:keep])
+        """`version` served and the last `keep` versions with it; the others retired."""
+        versions = (version, *(v for v in self.versions if v.id != version.id))
+        return Published(versions=versions[:keep], retired=(*self.retired, *versions[keep:]))
 
     def rollback(self) -> "Published":
         """The version before served, the one that was retired. Needs two versions."""
@@ -84,9 +82,11 @@ class UserPublisher(Protocol):
     """A store that is written: a refresh in parts, then one switch.
 
     Attributes:
-        name: the store's address, without a password.
+        url: of the store, from anywhere on the machine.
+        name: the same without a password, for what is said.
     """
 
+    url: str
     name: str
 
     def published(self) -> Published:
@@ -113,8 +113,8 @@ class UserPublisher(Protocol):
         """Replaces what is published by one atomic step; StoreError where it is not `before`."""
         ...
 
-    def clean(self, versions: tuple[Version, ...]) -> None:
-        """Frees what versions that are published no more take up."""
+    def clean(self, published: Published) -> None:
+        """Frees what the retired versions take up, and the remains of a published refresh."""
         ...
 
 
@@ -124,8 +124,8 @@ def publish(store: UserPublisher, version: Version, keep: int) -> None:
     check_model(before, version.model, store.name)
     after = before.publish(version, keep)
     store.swap(before, after)
-    kept = {v.id for v in after.versions}
-    store.clean(tuple(v for v in (*before.versions, *before.retired) if v.id not in kept))
+    store.clean(after)
+    store.swap(after, Published(versions=after.versions))
 
 
 def rollback(store: UserPublisher) -> Version:
@@ -143,6 +143,19 @@ def rollback(store: UserPublisher) -> Version:
     after = before.rollback()
     store.swap(before, after)
     return after.versions[0]
+
+
+def served_version(raw: bytes | None, model: str, store: str) -> Version:
+    """What readers of `model` serve of a store.
+
+    Raises:
+        StoreError: nothing is published, or users of another model, or it cannot be read.
+    """
+    published = Published.parse(raw, store)
+    if published.served is None:
+        raise StoreError(f"users {store}: expected a published version, got none; `stars refresh`")
+    check_model(published, model, store)
+    return published.served
 
 
 def check_model(published: Published, model: str, store: str) -> None:
