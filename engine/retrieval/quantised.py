@@ -61,25 +61,30 @@ class QuantisedIndex(CheckedIndex):
         self, queries: NDArray[np.float32], k: int, mask: NDArray[np.int32] | None
     ) -> TopK:
         answer = TopK.empty(len(queries), k)
-        in_8_bits = []
-        for words, rows in by_mask(mask, len(queries)):
-            bias = self._masked_bias(words) if self._is_for_codes(queries[rows], k) else None
+        groups = by_mask(mask, len(queries))
+        rows, biases = [], []
+        for words, group in groups:
+            bias = self._masked_bias(words) if self._is_for_codes(queries[group], k) else None
             if bias is None:
-                answer.scores[rows], answer.items[rows] = self._exact.scan(queries[rows], k, words)
+                answer.scores[group], answer.items[group] = self._exact.scan(
+                    queries[group], k, words
+                )
             else:
-                in_8_bits.append((words, rows, bias))
-        if not in_8_bits:
+                rows += group
+                biases.append((len(group), bias))
+        if not rows:
             return answer
-        scores, coefficients = self._codes.scores(
-            queries[[row for _, rows, _ in in_8_bits for row in rows]]
-        )
+        scores, coefficients = self._codes.scores(queries[rows])
         start = 0
-        for words, rows, bias in in_8_bits:
-            part = slice(start, start + len(rows))
-            start += len(rows)
-            scores[part] += bias
-            found = self._rescore(queries[rows], k, words, scores[part], coefficients[part])
-            answer.scores[rows], answer.items[rows] = found
+        for n, bias in biases:
+            scores[start : start + n] += bias
+            start += n
+        found, open_rows = self._rescored(queries[rows], k, scores, coefficients)
+        answer.scores[rows], answer.items[rows] = found
+        for row in np.take(rows, open_rows).tolist():
+            one = slice(row, row + 1)
+            words = None if mask is None else mask[row]
+            answer.scores[one], answer.items[one] = self._exact.scan(queries[one], k, words)
         return answer
 
     def _is_for_codes(self, queries: NDArray[np.float32], k: int) -> bool:
@@ -87,28 +92,32 @@ class QuantisedIndex(CheckedIndex):
         few = k <= MANY_ANSWERS * self.n_items
         return few and float(np.abs(queries).max()) < self._safe_magnitude
 
-    def _rescore(
+    def _rescored(
         self,
         queries: NDArray[np.float32],
         k: int,
-        words: NDArray[np.int32] | None,
         scores: NDArray[np.float32],
         coefficients: NDArray[np.float32],
-    ) -> TopK:
-        """TopK of rows with one mask, from approximate scores that hold it and the bias."""
+    ) -> tuple[TopK, NDArray[np.int64]]:
+        """TopK [B, k] from approximate scores that hold masks and bias.
+
+        Returns:
+            The answers, and the rows that have too many candidates for one.
+        """
         best, items = self._codes.best_of_blocks(scores, k)
         allowed = scores[np.arange(len(scores))[:, None], items] > -np.inf
         # The k-th best is at least the worst of any k: -inf, so all items, where there are fewer.
         least = self._exact.scores(queries, np.where(allowed, items, -1)).min(axis=1)
         row, item = self._codes.candidates(scores, coefficients, best, least)
         counts = np.bincount(row, minlength=len(queries))
-        most = max(k, int(counts.max()))
-        if most > MANY_CANDIDATES * self.n_items:
-            return self._exact.scan(queries, k, words)
-        candidates = np.full((len(queries), most), -1, np.int64)
+        too_many = counts > MANY_CANDIDATES * self.n_items
+        if too_many.any():
+            row, item = row[~too_many[row]], item[~too_many[row]]
+            counts[too_many] = 0
+        candidates = np.full((len(queries), max(k, int(counts.max()))), -1, np.int64)
         candidates[row, np.arange(len(row)) - (counts.cumsum() - counts)[row]] = item
         exact = self._exact.scores(queries, candidates)
-        return best_of(exact, candidates, k)
+        return best_of(exact, candidates, k), np.flatnonzero(too_many)
 
     def _masked_bias(self, words: NDArray[np.int32] | None) -> NDArray[np.float32] | None:
         """Bias with -inf where the mask forbids; None where it passes few items."""
