@@ -24,6 +24,9 @@ app.add_typer(items_app, name="items")
 
 _DATA = Annotated[Path, typer.Option("--data", help="folder of a prepared dataset")]
 _BUNDLE = Annotated[Path, typer.Option("--bundle", help="folder of a bundle")]
+_STORE = Annotated[
+    str, typer.Option("--store", help="users: a folder, or redis://host:port/database")
+]
 _API_KEY = Annotated[
     str, typer.Option(envvar="OPENAI_API_KEY", help="of the endpoint; best by the environment")
 ]
@@ -119,6 +122,10 @@ def train(
         str | None, typer.Option(help="first local day not trained on (YYYY-MM-DD), or `end`")
     ] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads")] = None,
+    only: Annotated[
+        Literal["context"] | None, typer.Option(help="train W_ctx alone: new or other signals")
+    ] = None,
+    start: Annotated[Path | None, typer.Option(help="finished run that `--only` begins at")] = None,
 ) -> None:
     """Train a model; λ_serve is chosen on its last 28 days before they are trained on too.
 
@@ -128,13 +135,19 @@ def train(
 
     from .config import load_config
     from .data.dataset import Dataset
-    from .pipeline import train_run
+    from .pipeline import train_context, train_run
 
     if threads:
         torch.set_num_threads(threads)
     dataset = Dataset.load(data)
     resolved = load_config(preset, config)
-    done = train_run(dataset, _until(dataset, until), resolved, out, not sys.stderr.isatty())
+    quiet, end = not sys.stderr.isatty(), _until(dataset, until)
+    if (only is None) != (start is None):
+        raise typer.BadParameter("--only and --start: expected both or neither")
+    if start is not None:
+        done = train_context(dataset, end, resolved.train, start, out, quiet)
+    else:
+        done = train_run(dataset, end, resolved, out, quiet)
     print(f"{out}: {'trained' if done else 'unchanged'}")
 
 
@@ -258,11 +271,19 @@ def serve(
     recall_share: Annotated[
         float, typer.Option(min=0, max=1, help="of the queries, searched exactly too, to watch")
     ] = 0.001,
+    users: Annotated[
+        str, typer.Option(help="store that `stars refresh` wrote; default: the bundle's users")
+    ] = "",
+    store_down: Annotated[
+        Literal["error", "popularity"],
+        typer.Option(help="for users without events while their store does not answer"),
+    ] = "error",
     log: Annotated[Path | None, typer.Option(help="file for the server's output")] = None,
 ) -> None:
     """Serve a bundle by Triton Server until interrupted."""
     from .serving.options import Options
     from .serving.server import MODEL_REPOSITORY, TritonServer
+    from .store.address import absolute
 
     server = TritonServer(
         [MODEL_REPOSITORY],
@@ -271,7 +292,9 @@ def serve(
         grpc_port=grpc_port,
         metrics_port=metrics_port,
         address=address,
-        options=Options(threads, runtime, cache_mib, index, recall_share),
+        options=Options(
+            threads, runtime, cache_mib, index, recall_share, absolute(users), store_down
+        ),
         log=log,
     )
     with server:
@@ -279,6 +302,65 @@ def serve(
             f"ready: http {server.http_url}  grpc {server.grpc_url}  {server.metrics_url}/metrics"
         )
         server.wait()
+
+
+@app.command()
+def refresh(
+    bundle: _BUNDLE,
+    data: _DATA,
+    store: _STORE,
+    until: Annotated[
+        str, typer.Option(help="first local day not in the histories (YYYY-MM-DD), or `end`")
+    ] = "end",
+    address: Annotated[
+        str,
+        typer.Option(help="`local` for Ray here, auto or ray://… for a cluster, `here` without"),
+    ] = "local",
+    keep: Annotated[int, typer.Option(min=2, help="versions that stay, the new one too")] = 3,
+    ttl_days: Annotated[
+        float | None, typer.Option(min=0, help="after which its users are unknown; default: never")
+    ] = None,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads of each worker")] = 1,
+) -> None:
+    """Recompute every user with a bundle's encoder and publish them to a store.
+
+    Started again after it was killed, it does what is left. Servers take the new version up with
+    their next batch.
+    """
+    from rich.progress import Progress
+
+    from .data.dataset import Dataset
+    from .refresh.run import refresh as run_refresh
+
+    end = None if until == "end" else _day(Dataset.read_meta(data).timezone, until)
+    with Progress(transient=True, disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task("users", total=None)
+        made = run_refresh(
+            bundle,
+            data,
+            store,
+            until=end,
+            address=address,
+            keep=keep,
+            ttl_s=None if ttl_days is None else round(ttl_days * 86_400),
+            threads=threads,
+            progress=lambda done, parts: bar.update(task, completed=done, total=parts),
+        )
+    if made.unchanged:
+        print(f"{made.version.id}: unchanged")
+        return
+    print(f"{made.version.id}: {made.version.users} users, {made.computed} computed in this run")
+    if made.unknown_items:
+        print(f"left out: events of {made.unknown_items} items that the bundle does not know")
+
+
+@app.command()
+def rollback(store: _STORE) -> None:
+    """Serve the users' version before the last refresh again."""
+    from .store.address import open_publisher
+    from .store.versions import rollback as go_back
+
+    print(f"{go_back(open_publisher(store)).id}: served")
 
 
 @app.command()
@@ -368,18 +450,22 @@ def kernels_(context: typer.Context) -> None:
 
 def _until(dataset: Any, text: str | None) -> int:
     """Unix seconds at which the past ends: a local day's start, `end`, or 28 days before it."""
-    from .data.clock import Clock
     from .evaluation.protocol import last_cuts
 
     if text is None:
         return last_cuts(dataset).test
-    if text == "end":
-        return last_cuts(dataset).end
+    return last_cuts(dataset).end if text == "end" else _day(dataset.meta.timezone, text)
+
+
+def _day(timezone: str, text: str) -> int:
+    """Unix seconds at which a local day begins."""
+    from .data.clock import Clock
+
     try:
         day = (date.fromisoformat(text) - date(1970, 1, 1)).days
     except ValueError:
         raise typer.BadParameter(f"expected YYYY-MM-DD or end, got {text!r}") from None
-    return Clock(dataset.meta.timezone).start_of_day(day)
+    return Clock(timezone).start_of_day(day)
 
 
 def _names(bundle: Path | None, item_ids: list[int]) -> dict[int, str]:

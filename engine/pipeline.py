@@ -15,7 +15,7 @@ import torch
 
 from .bundle import Bundle
 from .compile.export import export
-from .config import Config
+from .config import Config, TrainConfig
 from .data.dataset import Dataset
 from .errors import ConfigError
 from .evaluation.evaluate import choose_lambda
@@ -32,7 +32,7 @@ from .training.loop import (
     train,
 )
 
-STAGE_FILE, SERVING_FILE = "stage.json", "serving.json"
+STAGE_FILE, SERVING_FILE, SIGNALS_FILE = "stage.json", "serving.json", "signals.json"
 _ROOT = Path(__file__).resolve().parents[1]
 _ONLY_TALK = ("engine/cli.py", "engine/demo.py")  # these change what is said, not what is made
 
@@ -67,8 +67,47 @@ def train_run(dataset: Dataset, until: int, config: Config, folder: Path, quiet:
             shutil.copy(selection / WEIGHTS_FILE, folder)
         shutil.copy(selection / SERVING_FILE, folder)
         (folder / CONFIG_FILE).write_text(config.model_dump_json(indent=2))
+        _write_signals(dataset, folder)
         mark_made(folder, key)
     return True
+
+
+def train_context(
+    dataset: Dataset, until: int, train_config: TrainConfig, base: Path, folder: Path, quiet: bool
+) -> bool:
+    """Trains W_ctx of a finished run alone, on a dataset that may have other signals.
+
+    The encoder, the items and λ_serve stay as they are: stored vectors keep their meaning.
+
+    Args:
+        dataset: of the same items and users as the run's.
+        until: unix seconds; nothing after it is read.
+        train_config: of this training; the model's shape is the run's.
+        base: folder of the finished run.
+        folder: of the new run.
+    Returns:
+        Whether anything was done.
+    Raises:
+        ConfigError: the run is not finished or does not fit the dataset.
+    """
+    config = Config(model=read_config(base).model, train=train_config)
+    start, signals = base / WEIGHTS_FILE, json.loads(_read(base / SIGNALS_FILE))
+    key = stage_key(run_fingerprint(dataset, until, config, 1, start, signals))
+    if is_made(folder, key):
+        return False
+    begin(folder, key)
+    train(dataset, until, config, folder, quiet, start, signals)
+    if is_first_process():
+        shutil.copy(base / SERVING_FILE, folder)
+        _write_signals(dataset, folder)
+        mark_made(folder, key)
+    return True
+
+
+def _write_signals(dataset: Dataset, folder: Path) -> None:
+    """Names of the signals, for a later training of W_ctx alone."""
+    names = [signal.name for signal in dataset.meta.signals]
+    (folder / SIGNALS_FILE).write_text(json.dumps(names), encoding="utf-8")
 
 
 def _select(

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import fields
 from pathlib import Path
@@ -28,6 +29,7 @@ from .batches import Batches
 from .history import Past, past
 from .loss import Losses, Objective
 
+CONTEXT_WEIGHT, SIGNAL = "context_weight", "signal"  # parameters with a row a signal, at the end
 WEIGHTS_FILE, CONFIG_FILE, METRICS_FILE = "model.safetensors", "config.json", "metrics.jsonl"
 _LOG_STEPS = 20
 
@@ -39,6 +41,7 @@ def train(
     folder: Path,
     quiet: bool = False,
     start: Path | None = None,
+    only_context: Sequence[str] | None = None,
 ) -> Stars:
     """Trains a model on the events before `cut` and stores it in `folder`.
 
@@ -52,6 +55,8 @@ def train(
         folder: run folder: resolved configuration, metrics, checkpoint, weights.
         quiet: no progress bar.
         start: weights to begin with, of the same configuration; None begins with fresh ones.
+        only_context: the names of the signals that `start` knows: W_ctx alone is trained, and a
+            signal that is not among them begins at 0. None trains everything.
     Raises:
         ConfigError: the folder holds a checkpoint of another training, or `start` does not fit.
     """
@@ -62,12 +67,16 @@ def train(
     model = build_model(config.model, dataset, config.train.seed)
     if start is None:
         _standardise_repeats(model, history, config)
-    else:
+    elif only_context is None:
         load_weights(model, start)
+    else:
+        load_weights(model, start, only_context, [signal.name for signal in dataset.meta.signals])
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name == CONTEXT_WEIGHT)
     objective = Objective(model, config.train, torch.from_numpy(history.log_p)).to(device)
     optimizer = _optimizer(model, config)
     total = max(round(config.train.epochs * batches.steps()), 1)
-    fingerprint = run_fingerprint(dataset, cut, config, world, start)
+    fingerprint = run_fingerprint(dataset, cut, config, world, start, only_context)
     progress = checkpoint.load_checkpoint(folder, model, optimizer, fingerprint)
     first = progress.step if progress else 0
     if rank == 0:
@@ -152,11 +161,17 @@ class _Run:
 
 
 def run_fingerprint(
-    dataset: Dataset, cut: int, config: Config, world: int = 1, start: Path | None = None
+    dataset: Dataset,
+    cut: int,
+    config: Config,
+    world: int = 1,
+    start: Path | None = None,
+    only_context: Sequence[str] | None = None,
 ) -> str:
     """sha256 of all that decides the outcome of a training."""
     began = hashlib.sha256(start.read_bytes()).hexdigest() if start else ""
-    parts = (dataset.meta.fingerprint, str(cut), config.model_dump_json(), str(world), began)
+    parts = [dataset.meta.fingerprint, str(cut), config.model_dump_json(), str(world), began]
+    parts += [] if only_context is None else ["only context", *only_context]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
@@ -167,14 +182,29 @@ def save_weights(model: Stars, folder: Path) -> None:
     (folder / f"{WEIGHTS_FILE}.new").replace(folder / WEIGHTS_FILE)
 
 
-def load_weights(model: Stars, path: Path) -> None:
+def load_weights(
+    model: Stars, path: Path, before: Sequence[str] = (), now: Sequence[str] = ()
+) -> None:
     """Reads weights that `save_weights` wrote.
 
+    Args:
+        before, now: names of the signals that the weights know, and of the model's. What a signal
+            has learned goes with its name; a new one has 0.
     Raises:
         ConfigError: the file is missing or its weights do not fit the model.
     """
     try:
-        model.load_state_dict(load_file(path))
+        weights = load_file(path)
+        if list(before) != list(now):
+            for name in (CONTEXT_WEIGHT, SIGNAL):
+                n_others = len(weights[name]) - len(before)
+                others, known = weights[name][:n_others], weights[name][n_others:]
+                rows = torch.zeros(len(now), others.shape[1])
+                for place, signal in enumerate(now):
+                    if signal in before:
+                        rows[place] = known[before.index(signal)]
+                weights[name] = torch.cat([others, rows])
+        model.load_state_dict(weights)
     except (OSError, SafetensorError, RuntimeError) as error:
         raise ConfigError(f"{path}: expected weights that fit this model: {error}") from error
 
@@ -182,13 +212,13 @@ def load_weights(model: Stars, path: Path) -> None:
 def _optimizer(model: Stars, config: Config) -> torch.optim.Optimizer:
     """AdamW in three groups: matrices with decay, vectors and tables of bias without, Δ slowly."""
     delta = model.items.delta
-    rest = [p for p in model.parameters() if p is not delta]
+    rest = [p for p in model.parameters() if p is not delta and p.requires_grad]
     lr, decay = config.train.lr, config.train.weight_decay
     groups: list[dict[str, Any]] = [
         {"params": [p for p in rest if p.ndim > 1], "weight_decay": decay, "delta": False},
         {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0, "delta": False},
         {
-            "params": [delta],
+            "params": [delta] if delta.requires_grad else [],
             "weight_decay": decay,
             "lr": lr * config.train.delta_lr_scale,
             "delta": True,
