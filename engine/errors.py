@@ -37,6 +37,10 @@ class StoreDown(StoreError):  # noqa: N818 - reads as what it says
     """A store that does not answer in time; it may do so a moment later."""
 
 
+class SignalError(StarsError):
+    """A feature source that does not answer, or not with signals; names it and what came."""
+
+
 class ServerError(StarsError):
     """The inference server did not start, stopped or is silent; carries the end of its log."""
 

@@ -10,6 +10,9 @@ import pytest
 from engine.serving.client import StarsClient
 from engine.serving.latency import NULL_REPOSITORY
 from engine.serving.server import MODEL_REPOSITORY, TritonServer
+from tests.store.conftest import redis_server
+
+__all__ = ["redis_server"]
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,94 @@
+"""External signals from a file and from a real Redis."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from engine.errors import ConfigError, SignalError
+from engine.serving import signals
+from engine.serving.signals import PREFIX, FileSignals, RedisSignals, open_signals
+from tests.store.redis_server import RedisServer
+
+NAMES = ["temperature", "rain"]
+
+
+def put(path: Path, value: Any) -> Path:
+    """Replaces the file as a writer should: by a rename."""
+    new = path.with_suffix(".new")
+    new.write_text(json.dumps(value))
+    return new.rename(path)
+
+
+def test_a_file_counts_as_soon_as_it_changes(tmp_path: Path) -> None:
+    path = put(tmp_path / "now.json", {"": {"rain": 0}, "berlin": {"temperature": 4.5, "rain": 1}})
+    source = open_signals(str(path), NAMES)
+    assert source.at("") == {"rain": 0}
+    assert source.at("berlin") == {"rain": 1, "temperature": 4.5}
+    assert source.at("paris") == {"rain": 0}
+    put(path, {"berlin": {"rain": 0}})
+    assert source.at("berlin") == {"rain": 0}
+    assert source.at("") == {}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([1], "expected an object, got"),
+        ({"": 3}, "'': expected an object, got 3"),
+        ({"": {"snow": 1}}, "expected signals of temperature, rain, got 'snow'"),
+        ({"x": {"rain": "wet"}}, "'x': rain: expected a finite number, got 'wet'"),
+        ({"x": {"rain": True}}, "rain: expected a finite number, got True"),
+        ({"x": {"rain": float("inf")}}, "rain: expected a finite number, got inf"),
+    ],
+)
+def test_what_a_file_must_hold(tmp_path: Path, content: Any, message: str) -> None:
+    path = put(tmp_path / "now.json", {})
+    source = FileSignals(path, NAMES)
+    put(path, content)
+    for _ in range(2):  # a broken file stays an error until it is mended
+        with pytest.raises(SignalError, match=message):
+            source.at("")
+    put(path, {"": {"rain": 2}})
+    assert source.at("") == {"rain": 2}
+
+
+def test_a_file_that_is_gone(tmp_path: Path) -> None:
+    with pytest.raises(SignalError, match=r"now\.json: expected JSON, got .*No such file"):
+        open_signals(str(tmp_path / "now.json"), NAMES)
+    with pytest.raises(ConfigError, match="expected a file, redis:// or rediss://, got 'http:"):
+        open_signals("http://somewhere", NAMES)
+
+
+def test_redis(redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(signals, "REFRESH_S", 0.05)
+    writer = redis.Redis.from_url(redis_server.url)
+    writer.hset(f"{PREFIX}berlin", mapping={"temperature": "4.5"})
+    writer.hset(PREFIX, mapping={"rain": "0"})
+    source = open_signals(redis_server.url, NAMES)
+    assert source.at("berlin") == {"rain": 0, "temperature": 4.5}
+    writer.hset(f"{PREFIX}berlin", mapping={"rain": "1"})
+    time.sleep(0.06)
+    assert source.at("berlin") == {"rain": 1, "temperature": 4.5}
+    writer.hset(f"{PREFIX}berlin", mapping={"rain": "much"})
+    time.sleep(0.06)
+    with pytest.raises(SignalError, match=r"stars:signals:berlin: rain: expected a finite number"):
+        source.at("berlin")
+    assert source.at("") == {"rain": 0}
+
+
+def test_a_silent_redis_is_asked_once_a_second(redis_server: RedisServer) -> None:
+    source = RedisSignals(redis_server.url, NAMES)
+    assert source.at("") == {}
+    redis_server.pause()
+    source._known.clear()
+    begin = time.monotonic()
+    for _ in range(100):
+        with pytest.raises(SignalError, match=r"signals: redis 127\.0\.0\.1"):
+            source.at("")
+    assert time.monotonic() - begin < 10 * signals.TIMEOUT_S
