@@ -5,7 +5,7 @@ A source holds numbers by place and name, raw as the training data had them:
     {"": {"holiday": 0}, "berlin": {"temperature": 4.5, "rain": 1}}
 
 "" is everywhere; a place adds to it and wins. A file holds this as JSON and is replaced by a
-rename; Redis holds a hash a place, under `stars:signals:<place>` (HSET stars:signals:berlin rain 1).
+rename; Redis holds a hash a place, under `stars:signals:<place>`.
 """
 
 import json
