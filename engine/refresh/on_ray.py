@@ -60,6 +60,7 @@ def run_on_ray(job: Job, parts: list[int], address: str) -> Iterator[int]:
     else:
         options["address"] = address
     ray.init(**options)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     try:
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False

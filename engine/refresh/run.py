@@ -7,6 +7,7 @@ refresh that was killed goes on, and ends with the bytes of one that was not.
 
 import hashlib
 import json
+import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -148,7 +149,7 @@ def refresh(
     now = datetime.now(UTC)
     version = publisher.begin(
         Version(
-            id=f"{now:%Y%m%dT%H%M%S}-{key[:8]}",
+            id=f"{now:%Y%m%dT%H%M%S}-{secrets.token_hex(4)}",  # two of one second differ
             key=key,
             model=opened.model_id,
             cut=source.cut,

@@ -9,6 +9,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+from engine.store.users import ERRORS
+from engine.store.versions import Version
+
 from .live import KINDS
 from .recommender import Recommender
 
@@ -67,8 +70,23 @@ def readings(recommender: Recommender) -> Iterator[Reading]:
             )  # fmt: skip
     yield Reading(
         "stars_vectors_age_seconds", "Time since the last event that the stored vectors know",
-        "gauge", {}, lambda: time.time() - recommender.bundle.manifest.cut,
+        "gauge", {}, lambda: _age(recommender.users.version, "cut"),
     )  # fmt: skip
+    yield Reading(
+        "stars_users_age_seconds", "Time since the stored users were published", "gauge", {},
+        lambda: _age(recommender.users.version, "published"),
+    )  # fmt: skip
+    yield Reading(
+        "stars_users_published_seconds", "Unix time at which the served users were published",
+        "gauge", {}, lambda: getattr(recommender.users.version, "published", float("nan")),
+    )  # fmt: skip
+    yield Reading("stars_users", "Stored users", "gauge", {}, lambda: len(recommender.users))
+    for kind in ERRORS:
+        yield Reading(
+            "stars_store_errors_total", "What the store of the users could not answer",
+            "counter", {"kind": kind},
+            lambda kind=kind: recommender.users.errors[kind],  # type: ignore[misc]
+        )  # fmt: skip
     yield Reading(
         "stars_index_age_seconds", "Time since the index was built", "gauge", {},
         lambda: time.time() - recommender.indexed_at,
@@ -77,6 +95,11 @@ def readings(recommender: Recommender) -> Iterator[Reading]:
         "stars_items", "Items that may be answered", "gauge", {},
         lambda: float(recommender.catalogue.active.sum()),
     )  # fmt: skip
+
+
+def _age(version: Version | None, since: str) -> float:
+    """Seconds since a moment of the version that is served; not a number before there is one."""
+    return float("nan") if version is None else time.time() - getattr(version, since)
 
 
 class Metrics:

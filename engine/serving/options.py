@@ -19,6 +19,9 @@ class Options:
         cache_mib: for keys and values of users that ask again, 0 for none.
         index: what searches, a name of `engine.retrieval.choose.choose`.
         recall_share: of the queries, which exact search answers too, to watch the index.
+        users: address of the stored users, see `engine.store.address`; "" for the bundle's own.
+        store_down: "error" or "popularity", what a request without events gets while the store of
+            the users does not answer.
     """
 
     threads: int = 1
@@ -26,6 +29,8 @@ class Options:
     cache_mib: int = 256
     index: str = "auto"
     recall_share: float = 0.0
+    users: str = ""
+    store_down: str = "error"
 
     @classmethod
     def read(cls, given: Mapping[str, str], environment: Mapping[str, str]) -> "Options":

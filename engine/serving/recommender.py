@@ -1,6 +1,7 @@
 """The request path: stored or live vectors, context, exact filtered search, repeats, lists."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from time import time
 from typing import Any
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from engine.bundle import Bundle
 from engine.catalogue.catalogue import Catalogue
 from engine.catalogue.changes import ChangeLog, changes_folder
-from engine.errors import RequestError
+from engine.errors import ConfigError, RequestError, StoreError
 from engine.repeats import repeat_features
 from engine.retrieval.choose import build as build_index
 from engine.retrieval.choose import choose as choose_index
@@ -21,6 +22,8 @@ from engine.retrieval.merge import RankedList, merge_repeats, round_robin
 from engine.retrieval.recall import RecallCounts, SampledRecall
 from engine.runtime.inputs import Encoder
 from engine.runtime.registry import choose, open_append, open_graph
+from engine.store.address import open_users
+from engine.store.users import UserRecord
 
 from .drift import Drift
 from .explain import REPEAT, explain
@@ -32,6 +35,7 @@ from .weights import RequestWeights
 
 DEFAULTS = Options()
 POPULARITY, NONE = SOURCES.index("popularity"), -1
+STORE_DOWN = ("error", "popularity")
 
 
 class Recommender:
@@ -44,8 +48,10 @@ class Recommender:
     Raises:
         ConfigError: an option that there is not.
         BackendUnavailable, BundleError: see the runtime.
+        StoreError: the store of the users answers, but with none of this model.
 
     Attributes:
+        users: the store of the users.
         chosen: what runs the bundle's graph and what searches, and why, a sentence each.
         live: the encoder of live requests, with its counts.
         catalogue: the items as they are now.
@@ -58,6 +64,11 @@ class Recommender:
     ) -> None:
         manifest = bundle.manifest
         self.bundle = bundle
+        if options.store_down not in STORE_DOWN:
+            raise ConfigError(
+                f"store_down: expected {' or '.join(STORE_DOWN)}, got {options.store_down!r}"
+            )
+        self.users = open_users(options.users, bundle)
         self.catalogue = Catalogue.of(bundle)
         self.weights = RequestWeights.of(bundle.request_weights)
         self._resolver = Resolver(bundle, self.catalogue, self.weights)
@@ -137,12 +148,19 @@ class Recommender:
         """Masks of the filters that requests repeat."""
         return self._resolver.filters
 
-    def recommend(self, requests: Sequence[Request]) -> list[Reply | RequestError]:
-        """One outcome a request, in order; a bad request never hurts the others."""
-        ids = [request.user_id for request in requests if request.user_id]
-        records = dict(zip(ids, self.bundle.users.get_many(ids), strict=True)) if ids else {}
-        outcomes: list[Reply | RequestError | Query] = []
+    def recommend(self, requests: Sequence[Request]) -> list[Reply | RequestError | StoreError]:
+        """One outcome a request, in order; a bad request never hurts the others.
+
+        While the store of the users does not answer, events alone are a request's history.
+        """
+        records, failure = self._look_up(requests)
+        outcomes: list[Reply | RequestError | StoreError | Query] = []
         for request in requests:
+            if failure is not None and request.user_id:
+                if self._options.store_down == "error" and not len(request.item_ids):
+                    outcomes.append(failure)
+                    continue
+                request = replace(request, user_id=None)
             try:
                 query = self._resolver.resolve(request, records.get(request.user_id or ""))
                 outcomes.append(self._popular(query) if query.is_unknown else query)
@@ -154,6 +172,23 @@ class Recommender:
         self._score_repeats(queries)
         replies = iter(self._search(queries))
         return [next(replies) if isinstance(o, Query) else o for o in outcomes]
+
+    def _look_up(
+        self, requests: Sequence[Request]
+    ) -> tuple[dict[str, UserRecord | None], StoreError | None]:
+        """Stored users by id, all of one version; or why there are none."""
+        ids = [request.user_id for request in requests if request.user_id]
+        if not ids:
+            return {}, None
+        try:
+            found = dict(zip(ids, self.users.get_many(ids), strict=True))
+        except StoreError as error:
+            return {}, error
+        for user_id, record in found.items():
+            if record is not None and record.items.max(initial=0) >= len(self.catalogue):
+                self.users.errors["record"] += 1
+                found[user_id] = None
+        return found, None
 
     def _encode(self, queries: list[Query]) -> None:
         """Fills the vectors of the live queries."""

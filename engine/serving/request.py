@@ -3,12 +3,12 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.errors import RequestError
+from engine.errors import RequestError, StarsError
 
 K_MAX = 500
 EVENTS_MAX = 10_000
@@ -18,6 +18,7 @@ TIME_MAX_S = 4_102_444_800  # the year 2100; milliseconds sent for seconds land 
 CLOCK_SKEW_S = 60  # how far a client's clock may run ahead of ours when it sends no `time`
 PAD = -1
 
+_Error = TypeVar("_Error", bound=StarsError)
 Strategy = Literal["next", "general", "round_robin"]
 Repeats = Literal["allow", "exclude"]
 
@@ -111,9 +112,9 @@ def parse(tensors: Mapping[str, NDArray[Any]], parameters: str, now_s: int) -> l
     return requests
 
 
-def at_row(error: RequestError, row: int, rows: int) -> RequestError:
+def at_row(error: _Error, row: int, rows: int) -> _Error:
     """The error with the row's number in front, unless the request has only one row."""
-    return error if rows == 1 else RequestError(f"row {row}: {error}")
+    return error if rows == 1 else type(error)(f"row {row}: {error}")
 
 
 def parse_options(parameters: str) -> Options:

@@ -22,7 +22,8 @@ def open_users(url: str | None, bundle: Bundle) -> UserStore:
         StoreError: nothing is published there, or users of another model.
     """
     if not url:
-        bundle.users.version = _exported(bundle)
+        if bundle.users.version is None:
+            bundle.users.version = _exported(bundle)
         return bundle.users
     model, shape = bundle.model_id, user_shape(bundle.items, bundle.manifest)
     folder = _folder(url)
@@ -41,6 +42,12 @@ def open_publisher(url: str) -> UserPublisher:
     from .redis import RedisPublisher
 
     return RedisPublisher(url)
+
+
+def absolute(url: str) -> str:
+    """The same store, named so that a process with another working directory finds it."""
+    folder = _folder(url) if url else None
+    return url if folder is None else str(folder.resolve())
 
 
 def _exported(bundle: Bundle) -> Version:

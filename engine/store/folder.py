@@ -160,8 +160,13 @@ class FolderPublisher:
         ids = np.array([key for key, _ in records], f"S{width}")
         write_parts(made, [(ids, offsets, b"".join(record for _, record in records))])
         _sync(made)
-        shutil.rmtree(target, ignore_errors=True)
-        made.rename(target)
+        try:
+            made.rename(target)
+        except OSError:
+            # A worker that outlived its refresh for a moment was first, with the same bytes.
+            if not target.is_dir():
+                raise
+            shutil.rmtree(made)
 
     def finish(self, version: Version) -> None:
         """Joins the parts to the version's files. Raises StoreError where one is missing."""

@@ -107,8 +107,8 @@ class RedisUserStore:
                 self._follow(raw)
             except StoreError:
                 self.errors["version"] += 1
-                if self.version is None:
-                    raise
+                if self.version is None or raw is None:
+                    raise  # nothing is there, or nothing is left
                 # What was served last is still right, and `values` are of it.
             else:
                 _, values = self._ask(keys)

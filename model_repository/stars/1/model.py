@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from engine.errors import BundleError, RequestError
+from engine.errors import BundleError, RequestError, StarsError, StoreError
 from engine.serving.metrics import Metrics, readings
 from engine.serving.options import Options
 from engine.serving.recommender import Recommender
@@ -80,9 +80,9 @@ def _parse(request: pb_utils.InferenceRequest, now_s: int) -> list[Request] | Re
         return error
 
 
-def _respond(outcomes: list[Reply | RequestError]) -> pb_utils.InferenceResponse:
+def _respond(outcomes: list[Reply | RequestError | StoreError]) -> pb_utils.InferenceResponse:
     for row, outcome in enumerate(outcomes):
-        if isinstance(outcome, RequestError):
+        if isinstance(outcome, StarsError):
             return _error(at_row(outcome, row, len(outcomes)))
     outputs = [
         pb_utils.Tensor(name, np.stack([getattr(reply, name) for reply in outcomes]))
@@ -94,7 +94,7 @@ def _respond(outcomes: list[Reply | RequestError]) -> pb_utils.InferenceResponse
     return pb_utils.InferenceResponse(outputs)
 
 
-def _error(error: RequestError) -> pb_utils.InferenceResponse:
-    return pb_utils.InferenceResponse(
-        error=pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG)
-    )
+def _error(error: RequestError | StoreError) -> pb_utils.InferenceResponse:
+    codes = pb_utils.TritonError
+    code = codes.INVALID_ARG if isinstance(error, RequestError) else codes.UNAVAILABLE
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error), code))

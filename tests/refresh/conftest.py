@@ -1,0 +1,3 @@
+from tests.store.conftest import redis_server
+
+__all__ = ["redis_server"]
