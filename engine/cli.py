@@ -278,6 +278,9 @@ def serve(
         Literal["error", "popularity"],
         typer.Option(help="for users without events while their store does not answer"),
     ] = "error",
+    signals: Annotated[
+        str, typer.Option(help="feature source of external signals: a JSON file or redis://…")
+    ] = "",
     log: Annotated[Path | None, typer.Option(help="file for the server's output")] = None,
 ) -> None:
     """Serve a bundle by Triton Server until interrupted."""
@@ -293,7 +296,14 @@ def serve(
         metrics_port=metrics_port,
         address=address,
         options=Options(
-            threads, runtime, cache_mib, index, recall_share, absolute(users), store_down
+            threads,
+            runtime,
+            cache_mib,
+            index,
+            recall_share,
+            absolute(users),
+            store_down,
+            absolute(signals),
         ),
         log=log,
     )
@@ -376,6 +386,7 @@ def recommend(
     filter_: Annotated[str | None, typer.Option("--filter", help="JSON predicate")] = None,
     time: Annotated[int | None, typer.Option(help="unix seconds of the request")] = None,
     explain: bool = False,
+    place: Annotated[str, typer.Option(help="where, for the feature source")] = "",
     url: str = "127.0.0.1:8001",
     protocol: Literal["grpc", "http"] = "grpc",
     bundle: Annotated[
@@ -399,6 +410,7 @@ def recommend(
             filter=filter_,
             time=time,
             explain=explain or None,
+            place=place or None,
         )
     names = _names(bundle, answer.item_ids.tolist())
     table = Table("", "item", *(["name"] if bundle else []), "score", "source")

@@ -101,6 +101,7 @@ class StarsClient:
         filter: str | None = None,
         time: int | None = None,
         explain: bool | None = None,
+        place: str | None = None,
     ) -> Recommendation:
         """Recommendations for one user, one sequence of events, or both.
 
@@ -110,7 +111,8 @@ class StarsClient:
             event_types: [n] integer codes, or empty.
             event_times: [n] unix seconds, or empty.
             context: [S] numbers, or empty.
-            k, strategy, repeats, filter, time, explain: None leaves each to the server's default.
+            k, strategy, repeats, filter, time, explain, place: None leaves each to the server's
+                default.
         Raises:
             RequestError: the server refused the request; its words.
             ServerError: the server does not answer, or failed.
@@ -127,6 +129,7 @@ class StarsClient:
             filter=filter,
             time=time,
             explain=explain,
+            place=place,
         )[0]
 
     def recommend_batch(

@@ -60,6 +60,10 @@ def readings(recommender: Recommender) -> Iterator[Reading]:
         "stars_context_requests_total", "Requests whose context is summed", "counter", {},
         lambda: recommender.drift.n,
     )  # fmt: skip
+    yield Reading(
+        "stars_signal_errors_total", "Requests without the feature source's signals: it failed",
+        "counter", {}, lambda: recommender.signal_errors,
+    )  # fmt: skip
     for place, feature in enumerate(recommender.bundle.manifest.signals):
         for name, what in (("total", "sums"), ("square", "squares")):
             yield Reading(

@@ -22,6 +22,7 @@ class Options:
         users: address of the stored users, see `engine.store.address`; "" for the bundle's own.
         store_down: "error" or "popularity", what a request without events gets while the store of
             the users does not answer.
+        signals: address of a feature source, see `engine.serving.signals`; "" for none.
     """
 
     threads: int = 1
@@ -31,6 +32,7 @@ class Options:
     recall_share: float = 0.0
     users: str = ""
     store_down: str = "error"
+    signals: str = ""
 
     @classmethod
     def read(cls, given: Mapping[str, str], environment: Mapping[str, str]) -> "Options":

@@ -9,17 +9,19 @@ from numpy.typing import NDArray
 from engine.bundle import Bundle
 from engine.catalogue.catalogue import Catalogue
 from engine.data.clock import Clock
-from engine.errors import RequestError
+from engine.errors import RequestError, SignalError
 from engine.features import Calendar, History
 from engine.repeats import RepeatState, repeat_history
 from engine.retrieval.filters import FilterCache
 from engine.store.users import UserRecord
 
 from .request import Request
+from .signals import SignalSource
 from .weights import RequestWeights
 
 NEXT, GENERAL = 0, 1
 _HEADS = {"next": (NEXT,), "general": (GENERAL,), "round_robin": (NEXT, GENERAL)}
+NOW_S = 3600  # a feature source speaks of requests at most this far from now
 _SIGNAL_STDS_MAX = 10_000  # beyond it scores could leave float32
 
 
@@ -67,7 +69,15 @@ class Query:
 class Resolver:
     """Turns requests into queries by one bundle and the items as they are now."""
 
-    def __init__(self, bundle: Bundle, catalogue: Catalogue, weights: RequestWeights) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        catalogue: Catalogue,
+        weights: RequestWeights,
+        source: SignalSource | None = None,
+    ) -> None:
+        """source: of external signals; None leaves them to calendar and request."""
+        self._source, self.signal_errors = source, 0
         self._manifest = manifest = bundle.manifest
         self._catalogue = catalogue
         self.filters = FilterCache(catalogue.columns)
@@ -112,10 +122,9 @@ class Resolver:
         )
 
     def _signals(self, request: Request, time: int) -> NDArray[np.float32]:
-        """[S] standardised: the request's, or what the calendar knew beforehand of the day."""
+        """[S] standardised: the request's, or what calendar and source know."""
         if request.context is None:
-            day = self.calendar.fields(np.array(time))["day"]
-            return self.calendar.signals_on(day)
+            return self._known_signals(request.place, time)
         features = self._manifest.signals
         if len(request.context) != len(features):
             names = ", ".join(feature.name for feature in features) or "none"
@@ -134,6 +143,29 @@ class Resolver:
                 f"standard deviations of the mean {mean[far[0]]:.4g}, got {value:.4g}"
             )
         return standardised
+
+    def _known_signals(self, place: str, time: int) -> NDArray[np.float32]:
+        """[S] standardised: what the calendar knew beforehand, and the source's at this hour."""
+        day = self.calendar.fields(np.array(time))["day"]
+        signals = self.calendar.signals_on(day)
+        if self._source is None or abs(time - now()) > NOW_S:
+            return signals
+        signals = signals.copy()
+        try:
+            given = self._source.at(place)
+            for i, feature in enumerate(self._manifest.signals):
+                if feature.name in given:
+                    value = (given[feature.name] - feature.mean) / feature.std
+                    if abs(value) > _SIGNAL_STDS_MAX:
+                        raise SignalError(
+                            f"signals: {feature.name}: {given[feature.name]} is far off"
+                        )
+                    signals[i] = value
+        except SignalError:
+            # An answer without what is new is better than none; the metrics tell of it.
+            self.signal_errors += 1
+            return self.calendar.signals_on(day)
+        return signals
 
     def _events(
         self, request: Request, record: UserRecord | None, time: int

@@ -31,6 +31,7 @@ from .live import LiveEncoder, LiveRequest
 from .options import Options
 from .query import Query, Resolver
 from .request import SOURCES, Reply, Request
+from .signals import open_signals
 from .weights import RequestWeights
 
 DEFAULTS = Options()
@@ -49,6 +50,7 @@ class Recommender:
         ConfigError: an option that there is not.
         BackendUnavailable, BundleError: see the runtime.
         StoreError: the store of the users answers, but with none of this model.
+        SignalError: the feature source holds no signals.
 
     Attributes:
         users: the store of the users.
@@ -71,7 +73,9 @@ class Recommender:
         self.users = open_users(options.users, bundle)
         self.catalogue = Catalogue.of(bundle)
         self.weights = RequestWeights.of(bundle.request_weights)
-        self._resolver = Resolver(bundle, self.catalogue, self.weights)
+        names = [signal.name for signal in manifest.signals]
+        source = open_signals(options.signals, names) if options.signals else None
+        self._resolver = Resolver(bundle, self.catalogue, self.weights, source)
         self._calendar = self._resolver.calendar
         self._repeats = bool(manifest.model["repeats"])
         self._options = options
@@ -142,6 +146,11 @@ class Recommender:
         """Of the sampled searches since the start."""
         index = getattr(self, "_index", None)
         return self._recall if index is None else self._recall + index.counts
+
+    @property
+    def signal_errors(self) -> int:
+        """Requests that went without the feature source's signals, since it failed."""
+        return self._resolver.signal_errors
 
     @property
     def filters(self) -> FilterCache:

@@ -16,6 +16,7 @@ USER_ID_BYTES_MAX = 1_024
 CONTEXT_MAX = 1e9  # far beyond any signal, and no score can leave float32 by it
 TIME_MAX_S = 4_102_444_800  # the year 2100; milliseconds sent for seconds land far beyond it
 CLOCK_SKEW_S = 60  # how far a client's clock may run ahead of ours when it sends no `time`
+PLACE_MAX = 128
 PAD = -1
 
 _Error = TypeVar("_Error", bound=StarsError)
@@ -32,7 +33,7 @@ TENSORS: dict[str, np.dtype[Any]] = {
 STRATEGIES = ("next", "general", "round_robin")
 REPEATS = ("allow", "exclude")
 SOURCES = ("next", "general", "repeat", "popularity")  # names of the codes of `source`
-PARAMETERS = ("k", "strategy", "repeats", "filter", "time", "explain")
+PARAMETERS = ("k", "strategy", "repeats", "filter", "time", "explain", "place")
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class Options:
     filter: str | None = None
     time: int | None = None
     explain: bool = False
+    place: str = ""
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,8 @@ class Request:
         event_types: [n] int32 codes, or None for the default type.
         event_times: [n] int64 unix seconds, not decreasing, or None for the request's time.
         context: [S] float32, at most CONTEXT_MAX in magnitude, or None; S is yet to be checked.
-        k, strategy, repeats, filter, time, explain: as in Options; the filter is raw JSON text.
+        k, strategy, repeats, filter, time, explain, place: as in Options; the filter is raw JSON
+            text.
     """
 
     user_id: str | None
@@ -71,6 +74,7 @@ class Request:
     filter: str | None
     time: int | None
     explain: bool
+    place: str = ""
 
 
 @dataclass(frozen=True)
@@ -132,6 +136,10 @@ def parse_options(parameters: str) -> Options:
         raise RequestError(f"repeats: expected {_list(REPEATS)}, got {options.repeats!r}")
     if type(options.explain) is not bool:
         raise RequestError(f"explain: expected true or false, got {options.explain!r}")
+    if type(options.place) is not str or len(options.place) > PLACE_MAX:
+        raise RequestError(
+            f"place: expected a string of at most {PLACE_MAX} characters, got {options.place!r:.80}"
+        )
     if options.filter is not None and type(options.filter) is not str:
         raise RequestError(f"filter: expected a string of JSON, got {options.filter!r}")
     if options.time is not None and not _is_time(options.time):
@@ -191,6 +199,7 @@ def _parse_row(
         filter=options.filter,
         time=options.time,
         explain=options.explain,
+        place=options.place,
     )
 
 

@@ -154,7 +154,7 @@ def test_time(time: object) -> None:
 
 @pytest.mark.parametrize("name", ["K", "top_k", "stage", "diversity", "sequence_id"])
 def test_a_misspelt_parameter_is_not_ignored(name: str) -> None:
-    known = "k, strategy, repeats, filter, time, explain"
+    known = "k, strategy, repeats, filter, time, explain, place"
     refused(f"{name}: expected a parameter of {known}, got {name!r}", users(b"u"), **{name: 1})
 
 

@@ -7,12 +7,21 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import redis
 
-from engine.errors import ConfigError, SignalError
+from engine.bundle import Bundle
+from engine.errors import ConfigError, RequestError, SignalError
 from engine.serving import signals
+from engine.serving.client import StarsClient
+from engine.serving.options import Options
+from engine.serving.query import NOW_S
+from engine.serving.recommender import Recommender
+from engine.serving.request import Reply, Request
+from engine.serving.server import MODEL_REPOSITORY, TritonServer
 from engine.serving.signals import PREFIX, FileSignals, RedisSignals, open_signals
+from tests.serving.told import metrics
 from tests.store.redis_server import RedisServer
 
 NAMES = ["temperature", "rain"]
@@ -92,3 +101,52 @@ def test_a_silent_redis_is_asked_once_a_second(redis_server: RedisServer) -> Non
         with pytest.raises(SignalError, match=r"signals: redis 127\.0\.0\.1"):
             source.at("")
     assert time.monotonic() - begin < 10 * signals.TIMEOUT_S
+
+
+def test_a_recommender_reads_what_is_known_now(bundle: Path, tmp_path: Path) -> None:
+    opened = Bundle.open(bundle, verify=False)
+    (feature, *_) = opened.manifest.signals
+    path = put(tmp_path / "now.json", {"berlin": {feature.name: feature.mean + 3 * feature.std}})
+    recommender = Recommender(opened, Options(signals=str(path)))
+
+    def told(place: str = "", ago_s: int = 0, context: Any = None) -> float:
+        request = Request(
+            "user-003", np.zeros(0, np.int64), None, None, context, 5, "next", "allow", None,
+            int(time.time()) - ago_s, True, place,
+        )  # fmt: skip
+        (reply,) = recommender.recommend([request])
+        assert isinstance(reply, Reply)
+        assert reply.explanation is not None
+        value = json.loads(reply.explanation)["context"]["signals"][feature.name]
+        return round((value - feature.mean) / feature.std, 3)
+
+    assert told("berlin") == 3
+    assert told() == told("berlin", ago_s=2 * NOW_S) == 0, "no place, and not now"
+    mine = np.array([f.mean for f in opened.manifest.signals], np.float32)
+    mine[0] -= feature.std
+    assert told("berlin", context=mine) == pytest.approx(-1, abs=0.01)
+    assert recommender.signal_errors == 0
+    put(path, {"berlin": {feature.name: 1e12}})
+    assert told("berlin") == 0
+    path.write_text("{")
+    assert told("berlin") == 0
+    assert recommender.signal_errors == 2
+
+
+def test_a_server_with_signals(bundle: Path, tmp_path: Path) -> None:
+    (feature, *_) = Bundle.open(bundle, verify=False).manifest.signals
+    path = put(tmp_path / "now.json", {"x": {feature.name: feature.mean + 2 * feature.std}})
+    options = Options(signals=str(path))
+    with (
+        TritonServer([MODEL_REPOSITORY], bundle, options=options) as server,
+        StarsClient(server.grpc_url) as client,
+    ):
+        told = client.recommend("user-003", place="x", explain=True).explanation
+        assert told is not None
+        value = told["context"]["signals"][feature.name]
+        assert value == pytest.approx(feature.mean + 2 * feature.std, rel=1e-3)
+        path.unlink()
+        assert len(client.recommend("user-003", place="x").item_ids) == 10
+        metrics(server, "stars_signal_errors_total", 1)
+        with pytest.raises(RequestError, match="place: expected a string of at most 128"):
+            client.recommend("user-003", place="x" * 129)
