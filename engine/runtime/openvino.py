@@ -20,6 +20,9 @@ from .inputs import OUTPUTS, USER_INPUTS, Batch, GraphInput, Vectors, graph_batc
 from .sidecar import Bucket
 
 DEFAULT_FIXED = (Bucket(1, 200),)
+# OpenVINO 2026.4 counts a look-up's answers in fp32: where a thread begins past 2^24 of them, its
+# last ones are left as the memory was. Larger batches are cut.
+_LOOK_UP = 1 << 24
 _SAME = 0.99  # cosine; int8 and bf16 round alike in both forms, but not bit for bit
 
 
@@ -52,6 +55,7 @@ class OpenVinoEncoder:
             outputs = tuple(node.any_name for node in model.outputs)
             if outputs != OUTPUTS:
                 raise BundleError(f"{path}: expected the outputs {OUTPUTS}, got {outputs}")
+            self._tables = _day_tables(model)
             self._dynamic = core.compile_model(model, "CPU", options).create_infer_request()
             self._fixed = {}
             for bucket in fixed:
@@ -71,7 +75,16 @@ class OpenVinoEncoder:
         """h_next and h_gen [B, d_serve] float32; raises ValueError as `graph_batch` does."""
         inputs = graph_batch(batch, self._inputs)
         shape = Bucket(*inputs["rows"].shape[:2])
-        return _run(self._fixed.get(shape, self._dynamic), inputs)
+        states = shape.length + 2  # [USER], the events and the read-out
+        most = _users_at_once(self._tables, states, states)
+        if shape.batch <= most:
+            return _run(self._fixed.get(shape, self._dynamic), inputs)
+        parts = [
+            _run(self._dynamic, {name: x[start : start + most] for name, x in inputs.items()})
+            for start in range(0, shape.batch, most)
+        ]
+        h_next, h_gen = (np.concatenate(each) for each in zip(*parts, strict=True))
+        return h_next, h_gen
 
 
 class OpenVinoAppendEncoder(AppendEncoder):
@@ -106,6 +119,7 @@ class OpenVinoAppendEncoder(AppendEncoder):
             given = {name: _graph_input(n) for name, n in nodes.items() if name not in past}
             self._names = [name for name in nodes if name not in kept]
             super().__init__(given, past, kept_shape(sizes, capacity))
+            self._tables = _day_tables(model)
             self._dynamic = core.compile_model(model, "CPU", options).create_infer_request()
             model.reshape(
                 {
@@ -146,8 +160,22 @@ class OpenVinoAppendEncoder(AppendEncoder):
     def _run(
         self, inputs: Mapping[str, NDArray[Any]], key: Sequence[Any], value: Sequence[Any]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32], Any, Any]:
-        single = inputs["is_user"].shape == (1, 1) and key[0].shape[-1] == self.shape.capacity
-        return self._infer(self._one if single else self._dynamic, inputs, key, value)
+        n_users, n_rows = inputs["is_user"].shape
+        if n_users == n_rows == 1 and key[0].shape[-1] == self.shape.capacity:
+            return self._infer(self._one, inputs, key, value)
+        keys = max(n_rows, key[0].shape[-1])  # kept and new ones are looked up apart
+        most = _users_at_once(self._tables, n_rows + 1, keys)
+        if n_users <= most:
+            return self._infer(self._dynamic, inputs, key, value)
+        parts = []
+        for start in range(0, n_users, most):
+            users = slice(start, start + most)
+            given = {name: array[users] for name, array in inputs.items()}
+            answers = self._infer(self._dynamic, given, key[users], value[users])
+            # Copied: the request gives out its own memory, which the next part overwrites.
+            parts.append([np.array(answer) for answer in answers])
+        h_next, h_gen, new_key, new_value = (np.concatenate(x) for x in zip(*parts, strict=True))
+        return h_next, h_gen, new_key, new_value
 
     def _infer(
         self,
@@ -163,6 +191,24 @@ class OpenVinoAppendEncoder(AppendEncoder):
         request.infer(given, share_inputs=True, share_outputs=True)
         h_next, h_gen, *new = (request.get_tensor(name).data for name in APPEND_OUTPUTS)
         return h_next.copy(), h_gen.copy(), *(each.view(self._dtype) for each in new)
+
+
+def _day_tables(model: Any) -> int:
+    """Rows of the largest table whose columns are looked up, a bias of each layer and head."""
+    rows = [0]
+    for node in model.get_ops():
+        if node.get_type_name() != "Gather":
+            continue
+        table, axis = node.input_value(0).get_partial_shape(), node.input_value(2).get_node()
+        by_column = axis.get_type_name() == "Constant" and axis.get_data().item() == 1
+        if by_column and table.is_static and len(table) == 2:
+            rows.append(table[0].get_length())
+    return max(rows)
+
+
+def _users_at_once(tables: int, queries: int, keys: int) -> int:
+    """Users whose look-ups, of a column for each pair of query and key, stay below the limit."""
+    return max(1, _LOOK_UP // max(1, tables * queries * keys))
 
 
 def _compare(path: Path, shape: tuple[int, ...], right: Vectors, fixed: Vectors) -> None:

@@ -16,6 +16,7 @@ from engine.compile.quantize import observe, quantize
 from engine.compile.samples import random_batch
 from engine.errors import BundleError
 from engine.model.build import build_model
+from engine.runtime import openvino
 from engine.runtime.append import AppendEncoder, Kept
 from engine.runtime.inputs import USER_INPUTS
 from engine.runtime.onnx_cpu import OnnxAppendEncoder
@@ -109,6 +110,20 @@ def test_what_is_kept_of_a_user(graphs: Path) -> None:
     assert exact.key.shape == (2, 2, 16, WINDOW + 1)
     assert exact.value.shape == (2, 2, WINDOW + 1, 16)
     assert exact.bytes == 2 * 2 * 2 * 16 * (WINDOW + 1) * 4 + 4 * (WINDOW + 1)
+
+
+def test_many_users_are_looked_up_in_parts(graphs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenVINO's largest look-up is of two users, of four tables each: three take two runs."""
+    monkeypatch.setattr(openvino, "_LOOK_UP", 2 * 4 * 7 * 6)
+    encoder = OpenVinoAppendEncoder(graphs / "append.onnx", WINDOW + 1, exact=True)
+    runs = []
+    infer = encoder._infer
+    monkeypatch.setattr(encoder, "_infer", lambda r, *x: runs.append(len(x[1])) or infer(r, *x))
+    batch = dict(random_batch(MODEL, 3, 6, seed=6))
+    kept = [encoder.empty() for _ in range(3)]
+    agree(encoder.append(part(batch, 0, 5), kept), part(batch, 0, 5), 0)
+    agree(encoder.append(part(batch, 5, 6), kept), batch, 0)
+    assert runs[:2] == [2, 1]
 
 
 def test_what_it_refuses(graphs: Path, tmp_path: Path) -> None:

@@ -131,3 +131,55 @@ def test_without_openvino(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(BackendUnavailable, match="expected the package openvino, got none"):
         OpenVinoEncoder(write_graph(tmp_path / "encode.onnx"))
+
+
+def look_up(path: Path, rows: int, length: int) -> Path:
+    """h_next [B, rows]: sums over all pairs of a look-up by column, as the encode graph's bias is.
+
+    Column 0 holds 0 and column 1 holds 1, so that the sum counts the users' days of 1.
+    """
+    columns = numpy_helper.from_array(np.tile(np.array([0, 1], np.float32), (rows, 1)), "table")
+    shape = numpy_helper.from_array(np.array([0, rows, -1]), "flat")
+    nodes = [
+        helper.make_node("Unsqueeze", ["day", "two"], ["tall"]),
+        helper.make_node("Expand", ["tall", "pairs"], ["index"]),
+        helper.make_node("Gather", ["table", "index"], ["bias"], axis=1),
+        helper.make_node("Transpose", ["bias"], ["by_user"], perm=[1, 0, 2, 3]),
+        helper.make_node("Reshape", ["by_user", "flat"], ["listed"]),
+        helper.make_node("ReduceSum", ["listed", "last"], ["h_next"], keepdims=0),
+        helper.make_node("Neg", ["h_next"], ["h_gen"]),
+    ]
+    initializers = [columns, shape, numpy_helper.from_array(np.array([2]), "two")]
+    initializers += [
+        numpy_helper.from_array(np.array([2]), "last"),
+        numpy_helper.from_array(np.array([1, 1, length]), "pairs"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "encode",
+        [
+            helper.make_tensor_value_info("rows", TensorProto.FLOAT, ["B", "L", 3]),
+            helper.make_tensor_value_info("day", TensorProto.INT32, ["B", "L"]),
+        ],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["B", rows]) for name in OUTPUTS],
+        initializers,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    onnx.checker.check_model(model)
+    onnx.save(model, path)
+    return path
+
+
+def test_a_large_batch_is_looked_up_in_parts(tmp_path: Path) -> None:
+    """More than 2^25 answers, of which OpenVINO leaves the last as the memory was."""
+    n_users, length, rows = 56, 200, 16
+    given = inputs(n_users, length)
+    given["day"] = np.zeros((n_users, length), np.int64)
+    given["day"][:, -1] = 1
+    encoder = OpenVinoEncoder(look_up(tmp_path / "encode.onnx", rows, length), 2, (), exact=True)
+    for _ in range(2):  # what lay in the memory may be right by chance
+        h_next, h_gen = encoder.encode(given)
+        assert h_next.shape == (n_users, rows)
+        np.testing.assert_array_equal(h_next, np.full((n_users, rows), length))
+        np.testing.assert_array_equal(h_gen, -h_next)
+        encoder.encode(given | {"day": np.zeros_like(given["day"])})
