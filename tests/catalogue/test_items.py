@@ -220,7 +220,7 @@ def test_new_rows_come_from_the_text(own: Path) -> None:
     assert not np.allclose(rows[-1], rows[-2], atol=1e-3)
 
 
-def test_the_command_changes_a_running_server(
+def test_new_item_is_recommended_without_training(
     own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A product that did not exist at training time, without a restart; its removal at once."""
