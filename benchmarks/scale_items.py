@@ -48,6 +48,7 @@ from .vectors import gaussian_vectors, queries_like, text_vectors
 RESULTS = Path(__file__).resolve().parent / "results" / "retrieval.json"
 LIBRARIES = ("faiss-cpu", "onnxruntime", "chroma-hnswlib", "usearch", "numpy", "polars")
 EXACT, PROMISE, SAMPLES = 0.9999, 0.98, 128  # 0.9999: scores that differ by rounding may swap
+ROUNDS, NUMPY_BYTES = 120, 2**32
 Row = dict[str, Any]
 Answers = Callable[[int], NDArray[np.int64]]
 
@@ -59,25 +60,34 @@ def measured(
     rounds: int,
 ) -> dict[str, Row]:
     """Recall and times of each way to answer query set 0, 1, …; raises for a broken promise."""
-    found: dict[str, Row] = {}
+    recalls = {}
     for name, answers in ways.items():
         recall = float(np.mean([overlap(answers(i), right) for i, right in enumerate(truth)]))
         least = promised.get(name, EXACT)
         if recall < least:
             raise ValueError(f"{name}: expected a recall of {least}, got {recall:.4f}: not timed")
-        found[name] = {"recall": round(recall, 5)}
+        recalls[name] = {"recall": round(recall, 5)}
+    return {name: recalls[name] | row for name, row in timed(ways, len(truth), rounds).items()}
+
+
+def timed(ways: Mapping[str, Answers], sets: int, rounds: int) -> dict[str, Row]:
+    """Times of each way over the query sets in turn, all ways in each round."""
     order, draw = list(ways), random.Random(0)
     taken: dict[str, list[float]] = {name: [] for name in order}
     for turn in range(rounds):
         draw.shuffle(order)
         for name in order:
             begin = time.perf_counter()
-            ways[name](turn % len(truth))
+            ways[name](turn % sets)
             taken[name].append(1e3 * (time.perf_counter() - begin))
-    for name, ms in taken.items():
-        p50, p99 = np.percentile(ms, [50, 99])
-        found[name] |= {"p50_ms": round(p50, 4), "p99_ms": round(p99, 4), "rounds": rounds}
-    return found
+    return {
+        name: {
+            "p50_ms": round(float(np.percentile(ms, 50)), 4),
+            "p99_ms": round(float(np.percentile(ms, 99)), 4),
+            "rounds": rounds,
+        }
+        for name, ms in taken.items()
+    }
 
 
 def against(found: Mapping[str, Row], opponents: tuple[str, ...], **parameters: Any) -> list[Row]:
@@ -206,15 +216,15 @@ def predicates(threads: int, n_items: int = 50_000) -> list[Row]:
     return written
 
 
-def texts(threads: int, n_items: int = 1_000_000) -> list[Row]:
+def texts(threads: int, n_items: int, graph_mb: int) -> list[Row]:
     """One query among MiniLM vectors of texts, the best hundred."""
     k, rows = 100, text_vectors(n_items)
     bias = np.zeros(n_items, np.float32)
     samples, asked = queries_like(SAMPLES, seed=2), queries_like(60)
-    return _curve_point(rows, bias, samples, [q[None] for q in asked], k, threads)
+    return _curve_point(rows, bias, samples, [q[None] for q in asked], k, threads, graph_mb)
 
 
-def curve(threads: int, n_items: int) -> list[Row]:
+def curve(threads: int, n_items: int, graph_mb: int) -> list[Row]:
     """The two vectors of one request, the best ten, MiniLM vectors on their 64 main axes."""
     vectors = text_vectors(min(n_items, 20_000))
     axes = np.linalg.svd(vectors, full_matrices=False)[2][:64].T
@@ -225,19 +235,25 @@ def curve(threads: int, n_items: int) -> list[Row]:
     bias = np.random.default_rng(3).standard_normal(n_items, np.float32) / 20
     samples, asked = queries_like(SAMPLES, seed=2) @ axes, queries_like(100) @ axes
     pairs = [asked[i : i + 2] for i in range(0, 100, 2)]
-    return _curve_point(rows, bias, samples, pairs, 10, threads)
+    return _curve_point(rows, bias, samples, pairs, 10, threads, graph_mb)
 
 
 def _curve_point(
-    rows: Floats, bias: Floats, samples: Floats, queries: list[Floats], k: int, threads: int
+    rows: Floats,
+    bias: Floats,
+    samples: Floats,
+    queries: list[Floats],
+    k: int,
+    threads: int,
+    graph_mb: int,
 ) -> list[Row]:
     """Every backend and opponent that the size allows, over one catalogue."""
-    n_items, graphs = len(rows), rows.nbytes <= GRAPH_BYTES
+    n_items = len(rows)
     faiss.omp_set_num_threads(threads)
     flat = faiss_flat(rows, bias)
     truth = [flat.ask(part, k, None) for part in queries]
     indexes: dict[str, CheckedIndex | Contender] = {"faiss_flat": flat}
-    if rows.nbytes <= COPIES_BYTES:
+    if rows.nbytes <= NUMPY_BYTES:
         indexes["numpy"] = numpy_product(rows, bias)
     built: dict[str, float] = {}
     builds: dict[str, Callable[[], CheckedIndex | Contender]] = {
@@ -251,7 +267,7 @@ def _curve_point(
         builds["approximate_hnsw"] = lambda: ApproximateIndex(
             rows, bias, threads, kind="hnsw", recall=PROMISE, queries=samples
         )
-    if graphs:
+    if rows.nbytes <= graph_mb * 1e6:
         for name, graph in (("hnswlib", hnswlib_graph), ("usearch", usearch_graph)):
             builds[name] = lambda graph=graph: widened(
                 *graph(rows, bias, threads), queries=queries, truth=truth, k=k
@@ -277,9 +293,6 @@ def _curve_point(
         k=k,
         selectivity=1.0,
     )
-
-
-GRAPH_BYTES, COPIES_BYTES, ROUNDS = 2**31, 2**32, 120
 
 
 def widened(
@@ -323,21 +336,22 @@ def filters(threads: int, n_items: int = 1_000_000) -> list[Row]:
     for name, index in indexes.items():
         ways = {str(share): asking(index, queries, k, mask) for share, mask in masks.items()}
         ways["none"] = asking(index, queries, k)
-        results = {}
-        for share in (*ways,):
-            mask = masks.get(float(share)) if share != "none" else None
+        recalls = {}
+        for share, answers in ways.items():
+            mask = None if share == "none" else masks[float(share)]
             truth = [index.exact.search(part, k, mask).items for part in queries]
-            least = {share: PROMISE - 0.02 if "approximate" in name else EXACT}
-            results |= measured({share: ways[share]}, truth, least, rounds=1)
-            for i, right in enumerate(truth):
-                if (ways[share](i) >= 0).sum() != (right >= 0).sum():
-                    raise ValueError(f"{name} at {share}: expected min(k, qualifying) answers")
-        recalls = {share: row["recall"] for share, row in results.items()}
-        every = [np.empty((0, 0), np.int64)] * len(queries)
-        timed = measured(ways, every, dict.fromkeys(ways, 0.0), rounds=ROUNDS)
-        for share, row in timed.items():
+            found = [answers(i) for i in range(len(queries))]
+            if any((a >= 0).sum() != (t >= 0).sum() for a, t in zip(found, truth, strict=True)):
+                raise ValueError(f"{name} at {share}: expected min(k, qualifying) answers")
+            pairs = zip(found, truth, strict=True)
+            recalls[share] = round(float(np.mean([overlap(a, t) for a, t in pairs])), 5)
+            least = PROMISE - 0.02 if "approximate" in name else EXACT
+            if recalls[share] < least:
+                raise ValueError(f"{name} at {share}: expected {least}, got {recalls[share]}")
+        taken = timed(ways, len(queries), ROUNDS)
+        for share, row in taken.items():
             row["recall"] = recalls[share]
-        for row in against(timed, ("none",), n_items=n_items, dim=rows.shape[1], queries=1, k=k):
+        for row in against(taken, ("none",), n_items=n_items, dim=rows.shape[1], queries=1, k=k):
             share = row.pop("backend")
             written.append(
                 {**row, "backend": name, "selectivity": 1.0 if share == "none" else float(share)}
@@ -353,7 +367,7 @@ CASES: dict[str, Callable[..., list[Row]]] = {
     "filters": filters,
     "curve": curve,
 }
-SIZES = {"curve": (10_000, 100_000, 1_000_000)}
+SIZES = {"texts": (100_000, 1_000_000), "curve": (10_000, 100_000, 1_000_000)}
 
 
 def store(path: Path, rows: list[Row]) -> None:
@@ -389,6 +403,7 @@ def main(
     cases: Annotated[list[str] | None, typer.Argument(help=", ".join(CASES))] = None,
     threads: int = 2,
     items: Annotated[list[int] | None, typer.Option(help="items of each case")] = None,
+    graph_mb: Annotated[int, typer.Option(help="up to which size hnswlib and usearch run")] = 200,
     json_file: Annotated[Path, typer.Option("--json")] = RESULTS,
 ) -> None:
     """Measures and stores."""
@@ -398,7 +413,10 @@ def main(
         for n_items in items or SIZES.get(case, (None,)):
             with threadpool_limits(threads):
                 faiss.omp_set_num_threads(threads)
-                rows = CASES[case](threads, *([n_items] if n_items else []))
+                asked = [n_items] if n_items else []
+                if case in ("texts", "curve"):
+                    asked.append(graph_mb)
+                rows = CASES[case](threads, *asked)
             around = surroundings(threads)
             rows = [{"case": case, **row, **around} for row in rows]
             store(json_file, rows)

@@ -15,6 +15,7 @@ from .mask import pack_mask, unpack_mask
 
 Kind = Literal["ivf", "hnsw"]
 N_SAMPLES, SAMPLED_K = 128, 100
+SHARES = (0.5, 0.2, 0.05, 0.01)
 _LINKS, _BUILD_WIDTH = 32, 200  # HNSW: links of a node, candidates while it is built
 _LONGEST = 1e18
 _FEW_ITEMS = 1_000  # so few are scored at once, whatever a search looks at
@@ -24,10 +25,11 @@ _POINTS_PER_LIST = 64  # IVF: rows that a centroid is trained on
 class ApproximateIndex(CheckedIndex):
     """Looks at a part of the catalogue: `width` lists (IVF) or open nodes (HNSW) of a search.
 
-    The width is the smallest power of two that finds `recall` of the best 100 of sample queries; a
-    mask widens the search, since it thins out what each list holds. A mask that passes no more
-    items than a search looks at has them all scored instead, and where fewer answers were found
-    than qualify, everything is looked at. Ties go to the lower index among what was found.
+    The width is the smallest that finds `recall` of the best 100 of sample queries, measured with
+    and without random masks of several shares, since a mask thins out what each list holds. A mask
+    that passes no more items than a search looks at has them all scored instead, and where fewer
+    answers were found than qualify, everything is looked at. Ties go to the lower index among what
+    was found.
 
     Largest inner product as nearest neighbour (Bachrach et al. 2014, "Speeding up the Xbox
     recommender system"): rows [c ; b ; √(M² - ‖c‖² - b²)] all have the length M, so the row nearest
@@ -35,8 +37,9 @@ class ApproximateIndex(CheckedIndex):
     list of long rows draws queries that it does not answer.
 
     Attributes:
-        width: lists or nodes of a search without a mask, for up to 100 answers.
-        recall: share of the exact best 100 that it found, mean over the sample queries.
+        widths: by share of allowed items, from 1 down, lists or nodes of a search for up to 100
+            answers; masks in between take a width in between.
+        recall: share of the exact best 100 that it found without a mask, mean over the samples.
     """
 
     def __init__(
@@ -86,13 +89,15 @@ class ApproximateIndex(CheckedIndex):
         if queries is None:
             sampled = np.random.default_rng(0).integers(0, max(1, self.n_items), N_SAMPLES)
             queries = candidates[sampled] if self.n_items else candidates
-        self.width, self.recall = self._tuned(queries[:N_SAMPLES], recall)
+        self.widths, self.recall = {1.0: 1}, 1.0
+        if self.n_items:
+            self._tune(queries[:N_SAMPLES], recall)
 
     @property
     def exact(self) -> "ApproximateIndex":
         """Itself, looking at everything."""
         widest = copy(self)
-        widest.width, widest.recall = self._widest, 1.0
+        widest.widths, widest.recall = {1.0: self._widest}, 1.0
         return widest
 
     @property
@@ -103,26 +108,54 @@ class ApproximateIndex(CheckedIndex):
             return rows + self.n_items * (2 * _LINKS + 4) * 4
         return rows + self.n_items * 8 + self._widest * (self.dim + 2) * 4
 
-    def _tuned(self, queries: NDArray[np.float32], recall: float) -> tuple[int, float]:
-        """The smallest power of two, or the widest search, that reaches `recall`; what it gets."""
-        if not len(queries):
-            return 1, 1.0
-        k = min(SAMPLED_K, self.n_items)
-        extended = _extended(queries)
-        truth = self._everything(extended, k, None)
-        width, found = 1, 0.0
-        while True:
-            answer = self._nearest(extended, k, None, width)
-            found = overlap(answer.items, truth.items)
-            if found >= recall or width >= self._widest:
+    def _tune(self, queries: NDArray[np.float32], recall: float) -> None:
+        """Measures the widths; raises BackendUnavailable where none reaches `recall`."""
+        self.widths[1.0], self.recall = self._narrowest(queries, recall, None, 1)
+        rng = np.random.default_rng(0)
+        for share in SHARES:
+            allowed = rng.random(self.n_items) < share
+            if np.count_nonzero(allowed) <= self._looked_at:
                 break
-            width = min(2 * width, self._widest)
+            words, least = pack_mask(allowed), min(self.widths.values())
+            self.widths[share], _ = self._narrowest(queries, recall, words, least)
+
+    def _narrowest(
+        self,
+        queries: NDArray[np.float32],
+        recall: float,
+        words: NDArray[np.int32] | None,
+        width: int,
+    ) -> tuple[int, float]:
+        """The smallest width from `width` on, to an eighth, that reaches `recall`; and its own."""
+        k, extended = min(SAMPLED_K, self.n_items), _extended(queries)
+        truth = self._everything(extended, k, words).items
+
+        def reached(width: int) -> float:
+            return overlap(self._nearest(extended, k, words, width).items, truth)
+
+        below, found = width - 1, reached(width)
+        while found < recall and width < self._widest:
+            below, width = width, min(2 * width, self._widest)
+            found = reached(width)
         if found < recall:
             raise BackendUnavailable(
                 f"ApproximateIndex: {self.kind}: expected a recall of {recall}, "
                 f"got {found:.3f} at the widest search"
             )
+        while width - below > max(1, width // 8):
+            middle = (below + width) // 2
+            share = reached(middle)
+            if share >= recall:
+                width, found = middle, share
+            else:
+                below = middle
         return width, found
+
+    @property
+    def _looked_at(self) -> float:
+        """Items that a search without a mask looks at, about, or a number that costs nothing."""
+        of_each = self.n_items / self._widest if self.kind == "ivf" else _LINKS
+        return max(self.widths[1.0] * of_each, _FEW_ITEMS)
 
     def _search(self, queries: NDArray[np.float32], k: int, mask: NDArray[np.int32] | None) -> TopK:
         answer = TopK.empty(len(queries), k)
@@ -141,8 +174,7 @@ class ApproximateIndex(CheckedIndex):
             return self._complete(queries, k, None, self.n_items)
         allowed = unpack_mask(words, self.n_items)
         n_allowed = int(np.count_nonzero(allowed))
-        looked_at = self.width * (self.n_items / self._widest if self.kind == "ivf" else _LINKS)
-        if n_allowed > max(looked_at, _FEW_ITEMS):
+        if n_allowed > self._looked_at:
             return self._complete(queries, k, words, n_allowed)
         items = np.flatnonzero(allowed)[None].repeat(len(queries), axis=0)
         return TopK(self._scores(queries, items), items)
@@ -156,9 +188,10 @@ class ApproximateIndex(CheckedIndex):
     ) -> TopK:
         """TopK [B, k], by the whole catalogue for rows with fewer answers than qualify."""
         share = n_allowed / self.n_items
-        # A list that holds a share of what it held gives less, but the next list is not far.
-        thinned = share**0.75 if self.kind == "ivf" else share
-        width = math.ceil(self.width * max(1.0, k / SAMPLED_K) / thinned)
+        shares = sorted(self.widths)
+        tuned = np.exp(np.interp(np.log(share), *np.log([(s, self.widths[s]) for s in shares]).T))
+        thinner = max(1.0, shares[0] / share)  # thinner than all that were measured
+        width = math.ceil(tuned * max(1.0, k / SAMPLED_K) * thinner)
         if width >= self._widest:
             return self._everything(queries, k, words)
         found = self._nearest(queries, k, words, width)
