@@ -1,6 +1,7 @@
 """The `stars` command: data, training, export, evaluation, serving. Thin; the work is elsewhere."""
 
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -15,13 +16,15 @@ from rich.table import Table
 
 from .catalogue.commands import app as items_app
 from .config import Preset
-from .errors import StarsError
+from .errors import BackendUnavailable, StarsError
 
 app = typer.Typer(no_args_is_help=True, help="STARS: train, export and serve recommendations.")
 data_app = typer.Typer(no_args_is_help=True, help="Prepare and describe a shop's data.")
 app.add_typer(data_app, name="data")
 app.add_typer(items_app, name="items")
 
+_PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
+_BENCHMARKS = {"retrieval": "benchmarks.scale_items", "refresh": "benchmarks.scale_users"}
 _DATA = Annotated[Path, typer.Option("--data", help="folder of a prepared dataset")]
 _BUNDLE = Annotated[Path, typer.Option("--bundle", help="folder of a bundle")]
 _STORE = Annotated[
@@ -449,15 +452,31 @@ def runtimes(json_to: _JSON = None) -> None:
     _write(json_to, [status._asdict() for status in found])
 
 
-@app.command(
-    "kernels",
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
-    add_help_option=False,
-)
+@app.command("kernels", context_settings=_PASS_ON, add_help_option=False)
 def kernels_(context: typer.Context) -> None:
     """Compile the Triton kernels without a GPU, count their bytes, hold them to their bounds."""
     # A process of its own: Triton's compiler and its interpreter exclude each other.
     raise typer.Exit(subprocess.call([sys.executable, "-m", "kernels", *context.args]))
+
+
+@app.command("bench", context_settings=_PASS_ON, add_help_option=False)
+def bench(
+    context: typer.Context,
+    what: Annotated[str, typer.Argument(help="retrieval, or refresh: users and their store")],
+) -> None:
+    """Measure here, beside what a user would pick instead; needs the source tree.
+
+    What follows the name goes to the benchmark: `stars bench retrieval --help` lists it.
+    """
+    if what not in _BENCHMARKS:
+        raise typer.BadParameter(f"expected one of {', '.join(_BENCHMARKS)}, got {what!r}")
+    root = Path(__file__).resolve().parents[1]
+    if not (root / "benchmarks").is_dir():
+        raise BackendUnavailable(f"bench: expected the project's source tree, got {root}")
+    command = [sys.executable, "-m", _BENCHMARKS[what], *context.args]
+    paths = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
+    environment = os.environ | {"PYTHONPATH": paths}
+    raise typer.Exit(subprocess.call(command, env=environment))
 
 
 def _until(dataset: Any, text: str | None) -> int:

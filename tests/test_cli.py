@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -111,3 +113,18 @@ def test_a_wrong_day_is_refused(dataset: Dataset, tmp_path: Path) -> None:
     )
     assert result.exit_code == 2
     assert "expected YYYY-MM-DD or end" in result.output
+
+
+@pytest.mark.parametrize("name", ["retrieval", "refresh"])
+def test_benchmarks_by_name(name: str) -> None:
+    """What follows the name is the benchmark's own."""
+    script = "from engine.cli import main; main()"
+    command = [sys.executable, "-c", script, "bench", name, "--help"]
+    made = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "--json" in made.stdout
+
+
+def test_a_benchmark_that_there_is_not() -> None:
+    refused = runner.invoke(cli.app, ["bench", "nothing"])
+    assert refused.exit_code == 2
+    assert "expected one of retrieval, refresh, got 'nothing'" in refused.output
