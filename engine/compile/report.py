@@ -92,6 +92,7 @@ def compile_model(
         "parity": [row.row() for row in rows],
         "encoder_ms": found and found.encoder_ms,
         "append_ms": found and found.append_ms,
+        "append_alone_ms": found and found.append_alone_ms,
         "rounds": rounds,
         "load_before_timing": round(load, 2),
         "contenders": found.contenders if found else [],

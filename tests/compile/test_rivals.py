@@ -42,7 +42,8 @@ def test_every_family_is_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert found.append_ms is not None
     assert found.append_ms["full_p50"] == found.encoder_ms["cpu"]["p50"]
     families = [row["family"] for row in found.contenders]
-    assert set(families) == {*FAMILIES, "append"}
+    assert set(families) == {*FAMILIES, "append", "cpu_int8", "append_int8"}
+    assert set(found.append_alone_ms or {}) == {"p50", "full_p50"}
     assert families.count("openvino_plain") > 3
     for family in FAMILIES:
         times = [row["p50"] for row in found.contenders if row["family"] == family]
