@@ -19,7 +19,7 @@ SHARES = (0.5, 0.2, 0.05, 0.01)
 _LINKS, _BUILD_WIDTH = 32, 200  # HNSW: links of a node, candidates while it is built
 _LONGEST = 1e18
 _FEW_ITEMS = 1_000  # so few are scored at once, whatever a search looks at
-_POINTS_PER_LIST = 64  # IVF: rows that a centroid is trained on
+_POINTS_PER_LIST, _ROUNDS = 64, 10  # IVF: rows that a centroid is trained on, rounds of k-means
 
 
 class ApproximateIndex(CheckedIndex):
@@ -298,7 +298,7 @@ def _ivf(rows: _Rows) -> Any:
     index: Any = faiss.IndexIVFFlat(quantizer, rows.dim, lists, faiss.METRIC_INNER_PRODUCT)
     if rows.n:
         training = faiss.Clustering(rows.dim, lists)
-        training.max_points_per_centroid = _POINTS_PER_LIST
+        training.niter, training.max_points_per_centroid = _ROUNDS, _POINTS_PER_LIST
         training.min_points_per_centroid, training.seed = 1, 0
         n_sampled = min(rows.n, lists * _POINTS_PER_LIST)
         sample = np.random.default_rng(0).choice(rows.n, n_sampled, replace=False)
