@@ -8,6 +8,7 @@ result in its place itself. Each table stands between two markers, `<!-- table:N
 import json
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ ROOT = Path(__file__).resolve().parents[1]
 README, KERNELS_README = ROOT / "README.md", ROOT / "kernels" / "README.md"
 DEMO = ROOT / "benchmarks" / "results" / "demo.json"
 KERNELS = ROOT / "benchmarks" / "results" / "kernels.json"
+STORE_README = ROOT / "engine" / "store" / "README.md"
+USERS = ROOT / "benchmarks" / "results" / "users.json"  # one JSON line a row
 _MEASURES = ("hit@5", "hit@10", "recall@10", "ndcg@10", "coverage@10")
 
 
@@ -72,16 +75,73 @@ def kernels_table(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-TABLES = {
+def users_read_table(rows: list[dict[str, Any]]) -> str:
+    """Rows of the case `read` of benchmarks.scale_users."""
+    lines = [
+        "| users | store | bytes a user | / content | 1 user, p50 ms | 64 users, p50 | p99 "
+        "| p99, undisturbed |",
+        "|" + "---|" * 8,
+    ]
+    names = ("read1_p50_ms", "read64_p50_ms", "read64_p99_ms", "read64_p99_undisturbed_ms")
+    for row in rows:
+        if row["case"] == "read":
+            share = row["store_bytes_a_user"] / row["raw_bytes_a_user"]
+            lines.append(
+                f"| {row['users']:,} | {row['backend']} | {row['store_bytes_a_user']:,.0f} "
+                f"| {share:.2f} | {' | '.join(f'{row[each]:.3f}' for each in names)} |"
+            )
+    return "\n".join(lines)
+
+
+def users_refresh_table(rows: list[dict[str, Any]]) -> str:
+    """Rows of the case `refresh` of benchmarks.scale_users."""
+    lines = ["| model | events a user | users/s, batches | one by one | ratio |", "|" + "---|" * 5]
+    for row in rows:
+        if row["case"] == "refresh":
+            lines.append(
+                f"| {row['preset']} | {row['events_a_user']:,.0f} | {row['users_per_s']:,.1f} "
+                f"| {row['one_by_one_users_per_s']:,.1f} | {row['ratio']:.2f} |"
+            )
+    return "\n".join(lines)
+
+
+def users_modelled_table(rows: list[dict[str, Any]]) -> str:
+    """What the largest measured stores and the refresh say of more users; nothing of it was run."""
+    last = {row["backend"]: row["store_bytes_a_user"] for row in rows if row["case"] == "read"}
+    speed = {row["preset"]: row["users_per_s"] for row in rows if row["case"] == "refresh"}
+    lines = [
+        "| users, modelled | one version, folder | two versions, Redis | Redis of 200 GB "
+        f"| refresh, core hours, {' | '.join(speed)} |",
+        "|" + "---|" * (4 + len(speed)),
+    ]
+    for n_users in (10**6, 10**7, 10**8):
+        folder, redis = n_users * last["folder"] / 1e9, 2 * n_users * last["redis"] / 1e9
+        hours = (f"{n_users / each / 3600:,.1f}" for each in speed.values())
+        lines.append(
+            f"| {n_users:,} | {folder:,.1f} GB | {redis:,.1f} GB | {-(-redis // 200):.0f} "
+            f"| {' | '.join(hours)} |"
+        )
+    return "\n".join(lines)
+
+
+TABLES: dict[Path, tuple[Path, dict[str, Callable[[Any], str]]]] = {
     README: (DEMO, {"quality": quality_table, "latency": latency_table}),
     KERNELS_README: (KERNELS, {"kernels": kernels_table}),
+    STORE_README: (
+        USERS,
+        {
+            "users_read": users_read_table,
+            "users_refresh": users_refresh_table,
+            "users_modelled": users_modelled_table,
+        },
+    ),
 }
 
 
 def rendered(path: Path) -> str:
     """A README's text with its tables made anew."""
     result, tables = TABLES[path]
-    report, readme = json.loads(result.read_text()), path.read_text()
+    report, readme = _stored(result), path.read_text()
     for name, table in tables.items():
         block = f"<!-- table:{name} -->\n{table(report)}\n<!-- end -->"
         pattern = rf"<!-- table:{name} -->\n.*?<!-- end -->"
@@ -89,6 +149,14 @@ def rendered(path: Path) -> str:
         if found != 1:
             raise ValueError(f"{path}: expected one place for table {name}, got {found}")
     return readme
+
+
+def _stored(result: Path) -> Any:
+    """A report, or the rows of a file of JSON lines."""
+    text = result.read_text()
+    if result == USERS:
+        return [json.loads(line) for line in text.splitlines()]
+    return json.loads(text)
 
 
 def store(report: Path) -> None:

@@ -11,7 +11,7 @@ from engine.repeats import RepeatState, repeat_history
 from engine.runtime.inputs import Encoder
 from engine.store.users import UserRecord
 
-USERS_AT_ONCE = 64
+USERS_AT_ONCE = 8  # more of full windows fit no cache of a core, and are slower on a CPU
 
 
 @dataclass(frozen=True)
@@ -119,11 +119,15 @@ class RecordMaker:
         items, times, sessions = users.item[at], users.time[at], users.session[at]
         bought = np.isin(users.type[at], self.repeat_codes)
         last = (int(sessions[-1]), int(times[-1])) if len(sessions) else (-1, 0)
-        state = repeat_history(items[bought], times[bought], sessions[bought]).after(*last)
+        history = repeat_history(items[bought], times[bought], sessions[bought])
+        state = history.after(*last)
         if users.counted is None:
             return replace(state, all_count=None, all_span=None)
-        bought &= users.counted[at]
-        known = repeat_history(items[bought], times[bought], sessions[bought]).after(*last)
+        n = int(users.counted[at].sum())  # the first n events
+        if 0 < n < len(items) and sessions[n - 1] == sessions[n]:
+            first = bought[:n]
+            history = repeat_history(items[:n][first], times[:n][first], sessions[:n][first])
+        known = history.after(int(sessions[n - 1]) if n else -1, 0)
         all_count, all_span = np.zeros((2, len(state.item)), np.float32)
         place = np.searchsorted(state.item, known.item)  # both ascend; all known are there
         # No more than the statistics hold: what arrived late is not in them.

