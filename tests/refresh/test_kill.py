@@ -59,7 +59,7 @@ def test_refresh_survives_kill(
     kill_half_way(bundle, data, str(store), address)
     assert not (store / "published.json").exists()
     assert len(list(store.glob("staging/*/0*"))) >= AT  # Ray's workers outlive it for a moment
-    again = refresh(bundle, data, str(store), address=HERE, part_users=PART_USERS)
+    again = refresh(bundle, data, str(store), address=address, part_users=PART_USERS)
     left = len(dataset.user_ids) - AT * PART_USERS
     assert again.computed == left if address == HERE else again.computed <= left + PART_USERS
     assert folder_content(store, again.version.id) == folder_content(
