@@ -42,7 +42,7 @@ def test_the_promised_recall_is_kept_on_queries_it_has_not_seen(kind: Kind, reca
     assert index.recall >= recall
     assert index.widths[1.0] < index._widest / 4, "a search looks at a part"
     truth = ExactIndex(rows, bias).search(queries[128:], 100)
-    assert overlap(index.search(queries[128:], 100).items, truth.items) >= recall - 0.02
+    assert overlap(index.search(queries[128:], 100).items, truth.items) >= recall
 
 
 @pytest.mark.parametrize("share", [0.8, 0.3, 0.1, 0.05, 0.01, 0.0001])
@@ -53,7 +53,7 @@ def test_filters_keep_the_recall(share: float) -> None:
     mask = pack_mask(allowed)
     truth = ExactIndex(rows, bias).search(queries[128:], 100, mask)
     found = index.search(queries[128:], 100, mask)
-    assert overlap(found.items, truth.items) >= 0.93
+    assert overlap(found.items, truth.items) >= 0.95
     np.testing.assert_array_equal(found.items >= 0, truth.items >= 0)
 
 
@@ -96,7 +96,7 @@ def test_what_it_cannot_promise_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
         ApproximateIndex(np.full((100, 8), 1e19, np.float32), bias[:100])
     with pytest.raises(ValueError, match="device: expected cpu or cuda, got 'tpu'"):
         ApproximateIndex(rows, bias, device="tpu")
-    monkeypatch.setattr("engine.retrieval.approximate.overlap", lambda *_: 0.5)
+    monkeypatch.setattr("engine.retrieval.approximate.overlaps", lambda *_: np.array([0.5]))
     with pytest.raises(BackendUnavailable, match=r"hnsw: expected a recall of 0.9, got 0.500"):
         ApproximateIndex(rows, bias, kind="hnsw", recall=0.9)
 
