@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -163,10 +164,11 @@ def in_parts(n: int) -> Iterator[slice]:
 def by_mask(
     mask: NDArray[np.int32] | None, batch: int
 ) -> list[tuple[NDArray[np.int32] | None, list[int]]]:
-    """Rows with equal masks together: the two vectors of a request share one."""
+    """Neighbouring rows with equal masks together: the two vectors of a request share one."""
     if mask is None:
         return [(None, list(range(batch)))]
-    groups: dict[bytes, list[int]] = {}
-    for row, words in enumerate(mask):
-        groups.setdefault(words.tobytes(), []).append(row)
-    return [(mask[rows[0]], rows) for rows in groups.values()]
+    other = np.flatnonzero((mask[1:] != mask[:-1]).any(axis=1)) + 1
+    starts = [0, *other.tolist(), batch]
+    return [
+        (mask[first], list(range(first, end))) for first, end in pairwise(starts) if first < end
+    ]
