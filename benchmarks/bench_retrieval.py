@@ -13,6 +13,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from engine.retrieval.exact import ExactIndex
 from engine.retrieval.mask import pack_mask
+from engine.retrieval.quantised import QuantisedIndex
 
 N_ITEMS, DIM, N_MASKED, K = 68_000, 64, 400, 10
 Search = Callable[[], NDArray[np.int64]]
@@ -29,13 +30,17 @@ def searches(threads: int) -> dict[str, Search]:
     allowed = np.ones(N_ITEMS, np.bool_)
     allowed[masked] = False
     words = pack_mask(np.tile(allowed, (2, 1)))
-    index = ExactIndex(np.ascontiguousarray(rows[:, :DIM]), rows[:, DIM].copy(), threads)
+    catalogue = np.ascontiguousarray(rows[:, :DIM]), rows[:, DIM].copy()
+    exact, quantised = ExactIndex(*catalogue, threads), QuantisedIndex(*catalogue, threads)
     flat = faiss.IndexFlatIP(DIM + 1)
     flat.add(rows)
     octets = words[0].view(np.uint8)
 
     def engine() -> NDArray[np.int64]:
-        return index.search(queries[:, :DIM], K, words).items
+        return exact.search(queries[:, :DIM], K, words).items
+
+    def engine_quantised() -> NDArray[np.int64]:
+        return quantised.search(queries[:, :DIM], K, words).items
 
     def faiss_selector() -> NDArray[np.int64]:
         parameters = faiss.SearchParameters(sel=faiss.IDSelectorBitmap(octets))
@@ -55,6 +60,7 @@ def searches(threads: int) -> dict[str, Search]:
 
     return {
         "engine": engine,
+        "engine_quantised": engine_quantised,
         "faiss_selector": faiss_selector,
         "faiss_more": faiss_more,
         "numpy_product": numpy_product,
@@ -62,7 +68,9 @@ def searches(threads: int) -> dict[str, Search]:
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("way", ["engine", "faiss_selector", "faiss_more", "numpy_product"])
+@pytest.mark.parametrize(
+    "way", ["engine", "engine_quantised", "faiss_selector", "faiss_more", "numpy_product"]
+)
 def test_two_queries_of_one_request(benchmark: BenchmarkFixture, way: str, threads: int) -> None:
     ways = searches(threads)
     np.testing.assert_array_equal(ways[way](), ways["engine"]())

@@ -16,8 +16,10 @@ ROOT = Path(__file__).resolve().parents[1]
 README, KERNELS_README = ROOT / "README.md", ROOT / "kernels" / "README.md"
 DEMO = ROOT / "benchmarks" / "results" / "demo.json"
 KERNELS = ROOT / "benchmarks" / "results" / "kernels.json"
+RETRIEVAL_README = ROOT / "engine" / "retrieval" / "README.md"
+RETRIEVAL = ROOT / "benchmarks" / "results" / "retrieval.json"  # one JSON line a row
 STORE_README = ROOT / "engine" / "store" / "README.md"
-USERS = ROOT / "benchmarks" / "results" / "users.json"  # one JSON line a row
+USERS = ROOT / "benchmarks" / "results" / "users.json"  # likewise
 _MEASURES = ("hit@5", "hit@10", "recall@10", "ndcg@10", "coverage@10")
 
 
@@ -75,6 +77,45 @@ def kernels_table(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def retrieval_table(case: str) -> Callable[[list[dict[str, Any]]], str]:
+    """Rows of one case of benchmarks.scale_items, in the order in which they were stored."""
+
+    def table(rows: list[dict[str, Any]]) -> str:
+        lines = [
+            "| items x d | queries, k | passes | threads | backend | recall | p50 ms | p99 ms "
+            "| ratio | to | MB |",
+            "|" + "---|" * 11,
+        ]
+        for row in rows:
+            if row["case"] != case:
+                continue
+            seen = {None: "", True: ", seen", False: ", first seen"}[row.get("seen")]
+            share = f"{row['selectivity']:.2%}" if row.get("masked", True) else "no mask"
+            nbytes = f"{row['bytes'] / 1e6:,.0f}" if "bytes" in row else ""
+            lines.append(
+                f"| {row['n_items']:,} x {row['dim']} | {row['queries']}, {row['k']} "
+                f"| {share}{seen} | {row['threads']} | {row['backend'].replace('_', ' ')} "
+                f"| {row['recall']:.4f} | {row['p50_ms']:.2f} | {row['p99_ms']:.2f} "
+                f"| {row['ratio']:.3f} | {row['opponent'].replace('_', ' ')} | {nbytes} |"
+            )
+        return "\n".join(lines)
+
+    return table
+
+
+def tried_table(rows: list[dict[str, Any]]) -> str:
+    """Rows of benchmarks.tried_scans."""
+    lines = ["| scan | gives | recall | p50 ms |", "|---|---|---|---|"]
+    for row in rows:
+        if row["case"] == "tried":
+            recall = "" if row["recall"] is None else f"{row['recall']:.4f}"
+            lines.append(f"| {row['backend']} | {row['gives']} | {recall} | {row['p50_ms']:.2f} |")
+    return "\n".join(lines)
+
+
+RETRIEVAL_CASES = ("request", "predicates", "texts", "filters", "curve")
+
+
 def users_read_table(rows: list[dict[str, Any]]) -> str:
     """Rows of the case `read` of benchmarks.scale_users."""
     lines = [
@@ -127,6 +168,10 @@ def users_modelled_table(rows: list[dict[str, Any]]) -> str:
 TABLES: dict[Path, tuple[Path, dict[str, Callable[[Any], str]]]] = {
     README: (DEMO, {"quality": quality_table, "latency": latency_table}),
     KERNELS_README: (KERNELS, {"kernels": kernels_table}),
+    RETRIEVAL_README: (
+        RETRIEVAL,
+        {case: retrieval_table(case) for case in RETRIEVAL_CASES} | {"tried": tried_table},
+    ),
     STORE_README: (
         USERS,
         {
@@ -154,7 +199,7 @@ def rendered(path: Path) -> str:
 def _stored(result: Path) -> Any:
     """A report, or the rows of a file of JSON lines."""
     text = result.read_text()
-    if result == USERS:
+    if result in (RETRIEVAL, USERS):
         return [json.loads(line) for line in text.splitlines()]
     return json.loads(text)
 

@@ -13,7 +13,7 @@ from .index import CheckedIndex
 Backend = Literal["auto", "exact", "quantised", "approximate"]
 
 # Numbers in a catalogue, N · D; benchmarks/results/retrieval.json has the curves behind them.
-SMALL = 600_000  # below: a scan in fp32 takes less than the steps around a scan in 8 bits
+SMALL = 1_000_000  # below: a scan in fp32 takes less than the steps around a scan in 8 bits
 LARGE_CPU = 600_000_000  # above: a scan in 8 bits takes tens of milliseconds
 LARGE_GPU = 4_000_000_000  # above: 16 GB of rows on the device
 
