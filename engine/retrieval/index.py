@@ -2,7 +2,6 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from itertools import pairwise
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -74,6 +73,8 @@ class CheckedIndex(ABC):
         self._largest_norm = float(np.hypot(norms(candidates), bias).max(initial=0.0))
         if not np.isfinite(self._largest_norm):
             raise ValueError(f"{name}: candidates and bias: expected finite numbers")
+        # Queries below it need no norm of their own; NaN is below nothing.
+        self._safe_magnitude = FLOAT_MAX / (64 * (self.dim + 1) * max(self._largest_norm, 1.0))
 
     def search(
         self, queries: NDArray[np.float32], k: int, mask: NDArray[np.int32] | None = None
@@ -105,7 +106,10 @@ class CheckedIndex(ABC):
                 f"{name}: mask: expected {list(expected)} int32, "
                 f"got {list(mask.shape)} {mask.dtype}"
             )
-        if not (np.hypot(norms(queries), 1.0) * self._largest_norm < FLOAT_MAX).all():
+        if (
+            not np.abs(queries).max(initial=0.0) < self._safe_magnitude
+            and not (np.hypot(norms(queries), 1.0) * self._largest_norm < FLOAT_MAX).all()
+        ):
             raise ValueError(
                 f"{name}: queries: expected finite numbers with scores inside float32, "
                 f"got a row with the largest magnitude {np.abs(queries).max()}"
@@ -167,8 +171,13 @@ def by_mask(
     """Neighbouring rows with equal masks together: the two vectors of a request share one."""
     if mask is None:
         return [(None, list(range(batch)))]
-    other = np.flatnonzero((mask[1:] != mask[:-1]).any(axis=1)) + 1
-    starts = [0, *other.tolist(), batch]
-    return [
-        (mask[first], list(range(first, end))) for first, end in pairwise(starts) if first < end
-    ]
+    groups: list[tuple[NDArray[np.int32] | None, list[int]]] = []
+    before = None
+    for row, words in enumerate(mask):
+        octets = words.tobytes()
+        if octets == before:
+            groups[-1][1].append(row)
+        else:
+            groups.append((words, [row]))
+        before = octets
+    return groups

@@ -161,6 +161,16 @@ def test_few_items_are_rescored() -> None:
     assert 10 <= found[1] < 20
 
 
+def test_rows_whose_whole_sums_leave_float32_are_answered_too() -> None:
+    rng = np.random.default_rng(10)
+    rows = (1e36 * rng.standard_normal((2_000, 64))).astype(np.float32)
+    queries, bias = rng.standard_normal((4, 64), np.float32) / 1e6, np.zeros(2_000, np.float32)
+    expected = ExactIndex(rows, bias).search(queries, 10)
+    found = QuantisedIndex(rows, bias).search(queries, 10)
+    np.testing.assert_array_equal(found.items, expected.items)
+    np.testing.assert_array_equal(found.scores, expected.scores)
+
+
 def test_many_rows_are_split_over_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("engine.retrieval.codes._SHARD_BYTES", 8 * 512)
     monkeypatch.setattr("engine.retrieval.quantised._CHUNK", 4_096)
