@@ -166,7 +166,8 @@ def test_rows_whose_whole_sums_leave_float32_are_answered_too() -> None:
     rows = (1e36 * rng.standard_normal((2_000, 64))).astype(np.float32)
     queries, bias = rng.standard_normal((4, 64), np.float32) / 1e6, np.zeros(2_000, np.float32)
     expected = ExactIndex(rows, bias).search(queries, 10)
-    found = QuantisedIndex(rows, bias).search(queries, 10)
+    with np.errstate(over="raise"):
+        found = QuantisedIndex(rows, bias).search(queries, 10)
     np.testing.assert_array_equal(found.items, expected.items)
     np.testing.assert_array_equal(found.scores, expected.scores)
 
