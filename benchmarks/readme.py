@@ -12,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from . import compile_tables
+
 ROOT = Path(__file__).resolve().parents[1]
 README, KERNELS_README = ROOT / "README.md", ROOT / "kernels" / "README.md"
 DEMO = ROOT / "benchmarks" / "results" / "demo.json"
@@ -20,6 +22,7 @@ RETRIEVAL_README = ROOT / "engine" / "retrieval" / "README.md"
 RETRIEVAL = ROOT / "benchmarks" / "results" / "retrieval.json"  # one JSON line a row
 STORE_README = ROOT / "engine" / "store" / "README.md"
 USERS = ROOT / "benchmarks" / "results" / "users.json"  # likewise
+COMPILE_README = ROOT / "engine" / "compile" / "README.md"
 _MEASURES = ("hit@5", "hit@10", "recall@10", "ndcg@10", "coverage@10")
 
 
@@ -180,6 +183,14 @@ TABLES: dict[Path, tuple[Path, dict[str, Callable[[Any], str]]]] = {
             "users_modelled": users_modelled_table,
         },
     ),
+    COMPILE_README: (
+        compile_tables.RESULT,
+        {
+            "artifacts": compile_tables.artifacts_table,
+            "parity": compile_tables.parity_table,
+            "encoder": compile_tables.encoder_table,
+        },
+    ),
 }
 
 
@@ -199,7 +210,7 @@ def rendered(path: Path) -> str:
 def _stored(result: Path) -> Any:
     """A report, or the rows of a file of JSON lines."""
     text = result.read_text()
-    if result in (RETRIEVAL, USERS):
+    if result in (RETRIEVAL, USERS, compile_tables.RESULT):
         return [json.loads(line) for line in text.splitlines()]
     return json.loads(text)
 
