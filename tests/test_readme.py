@@ -15,7 +15,11 @@ def test_the_tables_are_made_from_the_stored_results(path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("path", "start"),
-    [(readme.README, "| personal recency |"), (readme.KERNELS_README, "| token_assembly | folded")],
+    [
+        (readme.README, "| personal recency |"),
+        (readme.KERNELS_README, "| token_assembly | folded"),
+        (readme.COMPILE_README, "| trained | openvino | int8"),
+    ],
 )
 def test_another_figure_is_seen(
     path: Path, start: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
