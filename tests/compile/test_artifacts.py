@@ -114,7 +114,10 @@ def test_parity_times_and_kernels(made: tuple[Path, dict[str, Any], str]) -> Non
     assert set(found["encoder_ms"]) == set(FAMILIES)
     for row in found["encoder_ms"].values():
         assert set(row) == {"p50", "p95", "precision"}
-    assert set(found["append_ms"]) == {"p50", "full_p50"}
+    assert set(found["append_ms"]) == set(found["append_alone_ms"]) == {"p50", "full_p50"}
+    timed = [row["family"] for row in found["contenders"]]
+    assert set(timed) == {*FAMILIES, "append", "cpu_int8", "append_int8"}
+    assert timed.count("openvino_plain") > 3
     assert {row["kernel"] for row in found["bridge"]} == {
         "token_assembly", "pooled_attention", "score_topk_scan", "score_topk_merge",
     }  # fmt: skip
