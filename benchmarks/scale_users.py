@@ -29,10 +29,11 @@ import numpy as np
 import typer
 
 from engine.bundle import Bundle
+from engine.catalogue.catalogue import Catalogue
 from engine.config import load_config
 from engine.data.dataset import Dataset
 from engine.refresh.records import RecordMaker
-from engine.refresh.run import current_catalogue, record_maker
+from engine.refresh.run import record_maker
 from engine.refresh.source import UserSource
 from engine.repeats import repeat_history
 from engine.store.address import open_publisher
@@ -270,7 +271,7 @@ def random_maker(preset: Any, data: Path, folder: Path) -> tuple[RecordMaker, Us
     model = build_model(config.model, dataset, 0).eval()
     export(model, few, config, int(dataset.event_time.max()) + 1, folder, 0.0)
     bundle = Bundle.open(folder, verify=False)
-    catalogue = current_catalogue(bundle)
+    catalogue = Catalogue.current(bundle)
     return record_maker(bundle, catalogue), UserSource(data, bundle.manifest, catalogue)
 
 

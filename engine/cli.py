@@ -59,15 +59,10 @@ def prepare(
 ) -> None:
     """Check a shop's files and prepare them for training."""
     from .data.describe import describe, describe_table
-    from .data.endpoint import Endpoint
     from .data.prepare import prepare as prepare_dataset
-    from .data.text import CachedEmbedder, EndpointEmbedder, MiniLmEmbedder
+    from .data.text import CachedEmbedder, open_embedder
 
-    embedder = (
-        EndpointEmbedder(Endpoint(embeddings_url, api_key), embeddings_model)
-        if embeddings_url
-        else MiniLmEmbedder()
-    )
+    embedder = open_embedder(embeddings_url, embeddings_model, api_key)
     cached = CachedEmbedder(embedder, out.parent / "embeddings")
     dataset = prepare_dataset(source, out, embedder=cached)
     Console().print(describe_table(describe(dataset)))

@@ -12,7 +12,7 @@ from engine.errors import BundleError, DataError
 from engine.repeats import RepeatItemStatistics
 from engine.retrieval.columns import Columns
 
-from .changes import ItemChange
+from .changes import ChangeLog, ItemChange
 
 
 @dataclass(frozen=True)
@@ -48,15 +48,24 @@ class Catalogue:
             columns=bundle.columns,
         )
 
+    @classmethod
+    def current(cls, bundle: Bundle) -> "Catalogue":
+        """The bundle's items with the changes that lie beside it, as a server takes them up.
+
+        Raises:
+            BundleError: the changes are unreadable, or of another bundle.
+        """
+        return cls.of(bundle).changed(ChangeLog.of(bundle).read())
+
     def __len__(self) -> int:
         return len(self.item_ids)
 
     def places(self, item_ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """Index [n] of each catalogue id, -1 where there is no such item."""
-        order, ascending = self._ascending
-        at = np.searchsorted(ascending, item_ids).clip(max=max(len(ascending) - 1, 0))
-        if not len(ascending):
+        if not len(self):
             return np.full(len(item_ids), -1, np.int64)
+        order, ascending = self._ascending
+        at = np.searchsorted(ascending, item_ids).clip(max=len(ascending) - 1)
         return np.where(ascending[at] == item_ids, order[at], -1)
 
     @cached_property
@@ -110,11 +119,8 @@ class Catalogue:
             rows.append(change.row)
             candidates.append(change.candidate)
         n = len(new)
-        statistics = {
-            name: np.append(array, np.zeros(n, array.dtype))
-            for name in RepeatItemStatistics.FIELDS
-            if (array := getattr(self.statistics, name)) is not None
-        }
+        known = {name: getattr(self.statistics, name) for name in RepeatItemStatistics.FIELDS}
+        statistics = {k: np.append(array, np.zeros(n, array.dtype)) for k, array in known.items()}
         statistics["subclass"][len(self) :] = self._subclasses(new)
         nobody = self.log_p.min(initial=0)
         return Catalogue(

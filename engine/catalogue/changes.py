@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from engine.bundle import Bundle
 from engine.errors import BundleError
 from engine.retrieval.columns import Scalar
 
@@ -64,6 +65,11 @@ class ChangeLog:
 
     def __init__(self, folder: Path, bundle: str) -> None:
         self.folder, self._bundle = folder, bundle
+
+    @classmethod
+    def of(cls, bundle: Bundle) -> "ChangeLog":
+        """The changes that lie beside a bundle."""
+        return cls(changes_folder(bundle.folder), bundle.model_id)
 
     def version(self) -> str | None:
         """Name of the version that counts; None where nothing has changed."""

@@ -74,16 +74,13 @@ def remove(
 
 def _editor(path: Path, url: str | None = None, model: str = "", api_key: str = "") -> "ItemEditor":
     from engine.bundle import Bundle
-    from engine.data.endpoint import Endpoint
-    from engine.data.text import EndpointEmbedder, MiniLmEmbedder
+    from engine.data.text import open_embedder
 
-    from .changes import ChangeLog, changes_folder
+    from .changes import ChangeLog
     from .content import ItemEditor
 
     bundle = Bundle.open(path, verify=False)
-    log = ChangeLog(changes_folder(path), bundle.model_id)
-    embedder = EndpointEmbedder(Endpoint(url, api_key), model) if url else MiniLmEmbedder()
-    return ItemEditor(bundle, log, embedder)
+    return ItemEditor(bundle, ChangeLog.of(bundle), open_embedder(url, model, api_key))
 
 
 def _object(text: str) -> dict[str, Any]:

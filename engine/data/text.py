@@ -124,6 +124,15 @@ class EndpointEmbedder:
         return [row.embedding for row in rows]
 
 
+def open_embedder(url: str | None, model: str, api_key: str) -> Embedder:
+    """Of an OpenAI-compatible endpoint's model; without an address the local MiniLM."""
+    if not url:
+        return MiniLmEmbedder()
+    from .endpoint import Endpoint
+
+    return EndpointEmbedder(Endpoint(url, api_key), model)
+
+
 class CachedEmbedder:
     """Keeps vectors on disk under sha256(model name, text), and asks only for texts not seen yet.
 

@@ -18,9 +18,6 @@ import numpy as np
 
 from engine.bundle import Bundle
 from engine.catalogue.catalogue import Catalogue
-from engine.catalogue.changes import ChangeLog, changes_folder
-from engine.data.clock import Clock
-from engine.features import Calendar
 from engine.runtime.registry import choose, open_graph
 from engine.serving.weights import RequestWeights
 from engine.store.address import open_publisher
@@ -83,7 +80,7 @@ class PartWorker:
     def __init__(self, job: Job) -> None:
         self._job = job
         bundle = Bundle.open(job.bundle, verify=False)
-        catalogue = current_catalogue(bundle)
+        catalogue = Catalogue.current(bundle)
         self._source = UserSource(job.data, bundle.manifest, catalogue, job.until)
         self._maker = record_maker(bundle, catalogue, job.runtime, job.threads)
         self._store = open_publisher(job.store)
@@ -134,8 +131,9 @@ def refresh(
     """
     opened = Bundle.open(bundle)
     publisher = open_publisher(store)
-    check_model(publisher.published(), opened.model_id, publisher.name)
-    catalogue = current_catalogue(opened)
+    published = publisher.published()
+    check_model(published, opened.model_id, publisher.name)
+    catalogue = Catalogue.current(opened)
     source = UserSource(data, opened.manifest, catalogue, until)
     chosen = choose(runtime, opened.manifest.model)
     content = (
@@ -143,7 +141,7 @@ def refresh(
         part_users, USERS_AT_ONCE, chosen.runtime, chosen.precision, threads,
     )  # fmt: skip
     key = hashlib.sha256(json.dumps(content).encode()).hexdigest()
-    served = publisher.published().served
+    served = published.served
     if served is not None and served.key == key:
         return Refreshed(served, 0, 0.0, source.unknown_items, unchanged=True)
     now = datetime.now(UTC)
@@ -176,12 +174,6 @@ def refresh(
     return Refreshed(version, computed, seconds, source.unknown_items, unchanged=False)
 
 
-def current_catalogue(bundle: Bundle) -> Catalogue:
-    """The bundle's items with the changes that lie beside it, as a server has them now."""
-    changes = ChangeLog(changes_folder(bundle.folder), bundle.model_id)
-    return Catalogue.of(bundle).changed(changes.read())
-
-
 def record_maker(
     bundle: Bundle, catalogue: Catalogue, runtime: str = "auto", threads: int = 1
 ) -> RecordMaker:
@@ -193,7 +185,7 @@ def record_maker(
     return RecordMaker(
         open_graph(choice, bundle.graphs(choice.precision).encode, window, threads),
         catalogue.rows,
-        Calendar(Clock(manifest.timezone), manifest.has_time, weights.first_day, weights.signals),
+        weights.calendar(manifest),
         window,
         manifest.model["hop"],
         manifest.repeat_codes,

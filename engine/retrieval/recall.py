@@ -1,7 +1,7 @@
 """Recall of the running index, measured on a share of its own requests."""
 
 import random
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,9 +27,8 @@ class RecallCounts:
     wanted: int
     found: int
 
-    def __add__(self, other: "RecallCounts") -> "RecallCounts":
-        """Sums of both."""
-        return RecallCounts(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+
+NO_COUNTS = RecallCounts(0, 0, 0, 0)
 
 
 class SampledRecall:
@@ -39,12 +38,18 @@ class SampledRecall:
     score equals the k-th exact score, up to rounding, counts as found: of equal items any will do.
     """
 
-    def __init__(self, index: CheckedIndex, share: float, seed: int = 0) -> None:
-        """`share`: 0 to 1 of the queries. Raises ValueError for another."""
+    def __init__(
+        self,
+        index: CheckedIndex,
+        share: float,
+        seed: int = 0,
+        counts: RecallCounts = NO_COUNTS,
+    ) -> None:
+        """`share`: 0 to 1 of the queries, ValueError for another. `counts`: to go on from."""
         if not 0 <= share <= 1:
             raise ValueError(f"SampledRecall: share: expected 0 to 1, got {share}")
         self.n_items, self.dim = index.n_items, index.dim
-        self.counts = RecallCounts(0, 0, 0, 0)
+        self.counts = counts
         self._index, self._exact, self._share = index, index.exact, share
         self._random = random.Random(seed)
 

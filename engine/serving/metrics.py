@@ -6,7 +6,8 @@ reads the recommender's counts and sends those that changed.
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 from engine.store.users import ERRORS
@@ -30,32 +31,26 @@ class Reading(NamedTuple):
 
 def readings(recommender: Recommender) -> Iterator[Reading]:
     """All that is told of a recommender."""
-    live = recommender.live
-    for kind in KINDS:
-        yield Reading(
-            "stars_live_requests_total", "Live requests by how their vectors came about",
-            "counter", {"kind": kind}, lambda kind=kind: live.counts[kind],  # type: ignore[misc]
-        )  # fmt: skip
+    yield from _each(
+        "stars_live_requests_total", "Live requests by how their vectors came about",
+        KINDS, lambda kind: recommender.live.counts[kind],
+    )  # fmt: skip
     yield Reading(
         "stars_cache_evicted_total", "Users whose keys and values were forgotten for others",
-        "counter", {}, lambda: live.counts["evicted"],
+        "counter", {}, lambda: recommender.live.counts["evicted"],
     )  # fmt: skip
     yield Reading(
         "stars_cache_bytes", "Memory of the users' keys and values", "gauge", {},
-        lambda: live.bytes,
+        lambda: recommender.live.bytes,
     )  # fmt: skip
-    for kind in ("wanted", "found"):
-        yield Reading(
-            "stars_recall_items_total", "Items of sampled exact answers, and those that were found",
-            "counter", {"kind": kind},
-            lambda kind=kind: getattr(recommender.recall, kind),  # type: ignore[misc]
-        )  # fmt: skip
-    for kind in ("hits", "misses"):
-        yield Reading(
-            "stars_filter_total", "Filters whose mask was at hand, and that were evaluated",
-            "counter", {"kind": kind},
-            lambda kind=kind: getattr(recommender.filters, kind),  # type: ignore[misc]
-        )  # fmt: skip
+    yield from _each(
+        "stars_recall_items_total", "Items of sampled exact answers, and those that were found",
+        ("wanted", "found"), lambda kind: getattr(recommender.recall, kind),
+    )  # fmt: skip
+    yield from _each(
+        "stars_filter_total", "Filters whose mask was at hand, and that were evaluated",
+        ("hits", "misses"), lambda kind: getattr(recommender.filters, kind),
+    )  # fmt: skip
     yield Reading(
         "stars_context_requests_total", "Requests whose context is summed", "counter", {},
         lambda: recommender.drift.n,
@@ -65,12 +60,13 @@ def readings(recommender: Recommender) -> Iterator[Reading]:
         "counter", {}, lambda: recommender.signal_errors,
     )  # fmt: skip
     for place, feature in enumerate(recommender.bundle.manifest.signals):
-        for name, what in (("total", "sums"), ("square", "squares")):
+        for what, sums in (
+            ("sums", recommender.drift.total), ("squares", recommender.drift.square),
+        ):  # fmt: skip
             yield Reading(
                 f"stars_context_signal_{what}",
                 f"Sum of each standardised signal's {what}: 0 and 1 a request in training",
-                "gauge", {"signal": feature.name},
-                lambda i=place, name=name: float(getattr(recommender.drift, name)[i]),  # type: ignore[misc]
+                "gauge", {"signal": feature.name}, partial(sums.item, place),
             )  # fmt: skip
     yield Reading(
         "stars_vectors_age_seconds", "Time since the last event that the stored vectors know",
@@ -85,12 +81,10 @@ def readings(recommender: Recommender) -> Iterator[Reading]:
         "gauge", {}, lambda: getattr(recommender.users.version, "published", float("nan")),
     )  # fmt: skip
     yield Reading("stars_users", "Stored users", "gauge", {}, lambda: len(recommender.users))
-    for kind in ERRORS:
-        yield Reading(
-            "stars_store_errors_total", "What the store of the users could not answer",
-            "counter", {"kind": kind},
-            lambda kind=kind: recommender.users.errors[kind],  # type: ignore[misc]
-        )  # fmt: skip
+    yield from _each(
+        "stars_store_errors_total", "What the store of the users could not answer",
+        ERRORS, lambda kind: recommender.users.errors[kind],
+    )  # fmt: skip
     yield Reading(
         "stars_index_age_seconds", "Time since the index was built", "gauge", {},
         lambda: time.time() - recommender.indexed_at,
@@ -99,6 +93,14 @@ def readings(recommender: Recommender) -> Iterator[Reading]:
         "stars_items", "Items that may be answered", "gauge", {},
         lambda: float(recommender.catalogue.active.sum()),
     )  # fmt: skip
+
+
+def _each(
+    name: str, text: str, kinds: Iterable[str], read: Callable[[str], float]
+) -> Iterator[Reading]:
+    """A counter for each kind, the kind as its label."""
+    for kind in kinds:
+        yield Reading(name, text, "counter", {"kind": kind}, partial(read, kind))
 
 
 def _age(version: Version | None, since: str) -> float:

@@ -56,3 +56,6 @@ class Options:
     def environment(self) -> dict[str, str]:
         """The variables that say the same."""
         return {f"{PREFIX}{f.name.upper()}": str(getattr(self, f.name)) for f in fields(self)}
+
+
+DEFAULTS = Options()

@@ -8,9 +8,8 @@ from numpy.typing import NDArray
 
 from engine.bundle import Bundle
 from engine.catalogue.catalogue import Catalogue
-from engine.data.clock import Clock
 from engine.errors import RequestError, SignalError
-from engine.features import Calendar, History
+from engine.features import History
 from engine.repeats import RepeatState, repeat_history
 from engine.retrieval.filters import FilterCache
 from engine.store.users import UserRecord
@@ -81,8 +80,7 @@ class Resolver:
         self._manifest = manifest = bundle.manifest
         self._catalogue = catalogue
         self.filters = FilterCache(catalogue.columns)
-        clock = Clock(manifest.timezone)
-        self.calendar = Calendar(clock, manifest.has_time, weights.first_day, weights.signals)
+        self.calendar = weights.calendar(manifest)
 
     def set_catalogue(self, catalogue: Catalogue) -> None:
         """Later queries are of these items."""

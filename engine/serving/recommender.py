@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from engine.bundle import Bundle
 from engine.catalogue.catalogue import Catalogue
-from engine.catalogue.changes import ChangeLog, changes_folder
+from engine.catalogue.changes import ChangeLog
 from engine.errors import ConfigError, RequestError, StoreError
 from engine.repeats import repeat_features
 from engine.retrieval.choose import build as build_index
@@ -19,7 +19,7 @@ from engine.retrieval.choose import choose as choose_index
 from engine.retrieval.filters import FilterCache
 from engine.retrieval.mask import pack_mask
 from engine.retrieval.merge import RankedList, merge_repeats, round_robin
-from engine.retrieval.recall import RecallCounts, SampledRecall
+from engine.retrieval.recall import NO_COUNTS, RecallCounts, SampledRecall
 from engine.runtime.inputs import Encoder
 from engine.runtime.registry import choose, open_append, open_graph
 from engine.store.address import open_users
@@ -28,13 +28,12 @@ from engine.store.users import UserRecord
 from .drift import Drift
 from .explain import REPEAT, explain
 from .live import LiveEncoder, LiveRequest
-from .options import Options
+from .options import DEFAULTS, Options
 from .query import Query, Resolver
 from .request import SOURCES, Reply, Request
 from .signals import open_signals
 from .weights import RequestWeights
 
-DEFAULTS = Options()
 POPULARITY, NONE = SOURCES.index("popularity"), -1
 STORE_DOWN = ("error", "popularity")
 
@@ -71,7 +70,9 @@ class Recommender:
                 f"store_down: expected {' or '.join(STORE_DOWN)}, got {options.store_down!r}"
             )
         self.users = open_users(options.users, bundle)
-        self.catalogue = Catalogue.of(bundle)
+        self._changes = ChangeLog.of(bundle)
+        self._stamp = self._changes.stamp()
+        self.catalogue = Catalogue.current(bundle)
         self.weights = RequestWeights.of(bundle.request_weights)
         names = [signal.name for signal in manifest.signals]
         source = open_signals(options.signals, names) if options.signals else None
@@ -82,9 +83,9 @@ class Recommender:
         n_items, dim = self.catalogue.candidates.shape
         self._search_by = choose_index(options.index, n_items, dim)
         self.chosen = [f"searches by {self._search_by.backend}: {self._search_by.reason}"]
-        self._recall = RecallCounts(0, 0, 0, 0)
         self.drift = Drift(len(manifest.signals))
-        self.set_lambda(manifest.lambda_serve)
+        self._lambda = np.float32(manifest.lambda_serve)
+        self._index_items(NO_COUNTS)
         window, hop = manifest.model["window"], manifest.model["hop"]
         append = None
         if encoder is None:
@@ -98,9 +99,6 @@ class Recommender:
         self.live = LiveEncoder(
             encoder, append, self.catalogue.rows, self._calendar, window, hop, max_bytes
         )
-        self._changes = ChangeLog(changes_folder(bundle.folder), bundle.model_id)
-        self._stamp: tuple[int, int] | None = None
-        self.update_items()
 
     @classmethod
     def load(cls, folder: Path, *options: Any, **named: Any) -> "Recommender":
@@ -110,7 +108,7 @@ class Recommender:
     def set_lambda(self, value: float) -> None:
         """Serves the popularity prior b = -value · log p; the bundle's own value is the default."""
         self._lambda = np.float32(value)
-        self._index_items()
+        self._index_items(self.recall)
 
     def update_items(self) -> bool:
         """Takes up what changed of the items since it last looked, and returns whether any did.
@@ -123,29 +121,28 @@ class Recommender:
             return False
         self._stamp = stamp
         before = self.catalogue
-        self.catalogue = Catalogue.of(self.bundle).changed(self._changes.read())
+        self.catalogue = Catalogue.current(self.bundle)
         self._resolver.set_catalogue(self.catalogue)
         n = min(len(before), len(self.catalogue))
         rows = self.catalogue.rows
         same = rows is before.rows or np.array_equal(before.rows[:n], rows[:n])
         self.live.set_rows(rows, keep=same)
         if len(before) != len(self.catalogue) or not same:
-            self._index_items()
+            self._index_items(self.recall)
         return True
 
-    def _index_items(self) -> None:
+    def _index_items(self, recall: RecallCounts) -> None:
+        """Builds the index of the items as they are; its recall is counted on from `recall`."""
         self.bias: NDArray[np.float32] = -self._lambda * self.catalogue.log_p
         candidates, threads = self.catalogue.candidates, self._options.threads
         index = build_index(self._search_by, candidates, self.bias, threads)
-        self._recall = self.recall
-        self._index = SampledRecall(index, self._options.recall_share)
+        self._index = SampledRecall(index, self._options.recall_share, counts=recall)
         self.indexed_at = time()
 
     @property
     def recall(self) -> RecallCounts:
         """Of the sampled searches since the start."""
-        index = getattr(self, "_index", None)
-        return self._recall if index is None else self._recall + index.counts
+        return self._index.counts
 
     @property
     def signal_errors(self) -> int:
@@ -223,12 +220,11 @@ class Recommender:
         last = np.array(
             [q.history.times[-1] if len(q.history.times) else q.time for q in queries], np.int64
         )
+        signals = np.stack([query.signals for query in queries])
         delta = self.weights.context(
-            self._calendar.fields(times),
-            self._calendar.gap_days(times, last),
-            np.stack([query.signals for query in queries]),
+            self._calendar.fields(times), self._calendar.gap_days(times, last), signals
         )
-        self.drift.add(np.stack([query.signals for query in queries]))
+        self.drift.add(signals)
         for query, offset in zip(queries, delta, strict=True):
             query.delta = offset
             query.vectors = query.vectors + offset

@@ -16,12 +16,11 @@ from typing import IO, Self
 
 from engine.errors import ServerError
 
-from .options import Options
+from .options import DEFAULTS, Options
 from .wheel import find_triton
 
 MODEL_REPOSITORY = Path(__file__).resolve().parents[2] / "model_repository"
 
-DEFAULTS = Options()
 READY_LIMIT_S = 120.0
 STOP_LIMIT_S = 15.0
 DRAIN_LIMIT_S = 5  # what tritonserver gives requests in flight once it is told to stop

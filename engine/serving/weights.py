@@ -7,6 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.data.clock import Clock
+from engine.features import Calendar
+from engine.manifest import Manifest
+
 Floats = NDArray[np.float32]
 _WHOLE = ("first_day", "n_categorical", "n_numeric")
 
@@ -51,6 +55,10 @@ class RequestWeights:
     def arrays(self) -> dict[str, NDArray[Any]]:
         """As the bundle stores them."""
         return {f.name: np.atleast_1d(getattr(self, f.name)) for f in fields(self)}
+
+    def calendar(self, manifest: Manifest) -> Calendar:
+        """What is known beforehand about a moment, in the bundle's shop."""
+        return Calendar(Clock(manifest.timezone), manifest.has_time, self.first_day, self.signals)
 
     def context(
         self, time: Mapping[str, NDArray[np.int64]], gap_days: Floats, signals: Floats
