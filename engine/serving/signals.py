@@ -5,7 +5,8 @@ A source holds numbers by place and name, raw as the training data had them:
     {"": {"holiday": 0}, "berlin": {"temperature": 4.5, "rain": 1}}
 
 "" is everywhere; a place adds to it and wins. A file holds this as JSON and is replaced by a
-rename; Redis holds a hash a place, under `stars:signals:<place>`.
+rename; Redis holds a hash a place, under `stars:signals:<place>` unless the URL has another
+`prefix` (engine/store/redis.py has its parameters).
 """
 
 import json
@@ -13,6 +14,7 @@ import math
 import os
 import time
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -20,7 +22,6 @@ from urllib.parse import urlsplit
 from engine.errors import BackendUnavailable, ConfigError, SignalError
 
 REFRESH_S = 1.0  # how long Redis's answer counts
-TIMEOUT_S = 0.1
 PREFIX = "stars:signals:"
 
 
@@ -41,7 +42,7 @@ def open_signals(url: str, names: Sequence[str]) -> SignalSource:
     Args:
         names: of the signals that the model knows; a source with another name is refused.
     Raises:
-        ConfigError: no such address.
+        ConfigError: no such address, or no Redis URL.
         BackendUnavailable: the package redis is not there.
         SignalError: what lies there are no signals.
     """
@@ -90,16 +91,18 @@ class RedisSignals:
     """Hashes in Redis; an answer counts for a second, so that requests seldom wait for one."""
 
     def __init__(self, url: str, names: Sequence[str]) -> None:
-        try:
-            import redis
-        except ImportError as error:
+        if find_spec("redis") is None:
             raise BackendUnavailable(
                 "signals: expected the package redis, got none; install it with `pip install redis`"
-            ) from error
-        self._failures = redis.RedisError
-        timeouts = {"socket_timeout": TIMEOUT_S, "socket_connect_timeout": TIMEOUT_S}
-        self._client: Any = redis.Redis.from_url(url, decode_responses=True, **timeouts)
-        self._names, self._name = names, urlsplit(url).netloc.rpartition("@")[2]
+            )
+        from redis import RedisError
+
+        from engine.store.redis import Address, reader
+
+        self._failures = RedisError
+        self._address = Address(url, "signals", PREFIX.removesuffix(":"))
+        self._client: Any = reader(self._address)
+        self._names, self._name = names, self._address.name.partition("://")[2]
         self._known: dict[str, tuple[float, dict[str, float] | SignalError]] = {}
 
     def at(self, place: str) -> Mapping[str, float]:
@@ -121,13 +124,15 @@ class RedisSignals:
         try:
             with self._client.pipeline(transaction=False) as pipe:
                 for each in places:
-                    pipe.hgetall(PREFIX + each)
+                    pipe.hgetall(self._address.key(each))
                 hashes = pipe.execute()
         except self._failures as error:
             raise SignalError(f"signals: redis {self._name}: {error}") from error
         found: dict[str, float] = {}
         for each, values in zip(places, hashes, strict=True):
-            found |= _numbers(f"redis {self._name}: {PREFIX}{each}", values, self._names)
+            texts = {name.decode(errors="replace"): value for name, value in values.items()}
+            where = f"redis {self._name}: {self._address.key(each)}"
+            found |= _numbers(where, texts, self._names)
         return found
 
 

@@ -17,15 +17,14 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
-from numpy.typing import NDArray
 
 from engine.errors import BundleError, StoreDown, StoreError
 
 from .codec import Shape
-from .mmap import FILES, IDS, OFFSETS, RECORDS, MemoryMappedUserStore, write_parts
+from .mmap import FILES, IDS, OFFSETS, RECORDS, MemoryMappedUserStore, Part, as_part, write_parts
 from .users import ERRORS, UserRecord
 from .versions import Published, Version, served_version
 
@@ -160,10 +159,7 @@ class FolderPublisher:
         target = self._folder / STAGING / version.id / f"{part:06d}"
         made = target.with_name(f"making-{part}-{os.getpid()}")
         shutil.rmtree(made, ignore_errors=True)
-        width = max(len(key) for key, _ in records)
-        offsets = np.cumsum([0, *(len(record) for _, record in records)], dtype=np.int64)
-        ids = np.array([key for key, _ in records], f"S{width}")
-        write_parts(made, [(ids, offsets, b"".join(record for _, record in records))])
+        write_parts(made, [as_part(records)])
         _sync(made)
         try:
             made.rename(target)
@@ -218,7 +214,7 @@ def has_expired(version: Version | None) -> bool:
     return version is not None and version.expires is not None and time.time() >= version.expires
 
 
-def _read_part(folder: Path) -> tuple[NDArray[Any], NDArray[np.int64], bytes]:
+def _read_part(folder: Path) -> Part:
     return (
         np.load(folder / IDS, allow_pickle=False),
         np.load(folder / OFFSETS, allow_pickle=False),

@@ -22,6 +22,7 @@ from .versions import Version
 
 IDS, OFFSETS, RECORDS = "ids.npy", "offsets.npy", "records.bin"
 FILES = (IDS, OFFSETS, RECORDS)
+Part = tuple[NDArray[np.bytes_], NDArray[np.int64], bytes]  # ids, offsets, records
 
 
 def write_users(folder: Path, users: Iterable[UserRecord]) -> None:
@@ -31,17 +32,18 @@ def write_users(folder: Path, users: Iterable[UserRecord]) -> None:
         ValueError: ids that are not ascending, unique and filled, or a record that `encode`
             refuses.
     """
-    records = [(user_key(user.user_id), encode(user)) for user in users]
-    ids = np.array(
-        [key for key, _ in records], f"S{max((len(key) for key, _ in records), default=1)}"
-    )
+    write_parts(folder, [as_part([(user_key(user.user_id), encode(user)) for user in users])])
+
+
+def as_part(records: Sequence[tuple[bytes, bytes]]) -> Part:
+    """(key, encoded record) of some users, in the form of the files."""
+    keys = [key for key, _ in records]
+    ids = np.array(keys, f"S{max(map(len, keys), default=1)}")
     offsets = np.cumsum([0, *(len(record) for _, record in records)], dtype=np.int64)
-    write_parts(folder, [(ids, offsets, b"".join(record for _, record in records))])
+    return ids, offsets, b"".join(record for _, record in records)
 
 
-def write_parts(
-    folder: Path, parts: Iterable[tuple[NDArray[np.bytes_], NDArray[np.int64], bytes]]
-) -> None:
+def write_parts(folder: Path, parts: Iterable[Part]) -> None:
     """Writes the same files from parts of ids [u], offsets [u + 1] and encoded records.
 
     Raises:

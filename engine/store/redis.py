@@ -37,18 +37,22 @@ _AT_ONCE = 256  # records in one message of a writer
 class Address:
     """A Redis URL, with `prefix` and `timeout_ms` among its query parameters.
 
+    Args:
+        url: redis://[user:password@]host[:port][/database][?prefix=NAME&timeout_ms=N], or rediss.
+        what: lies there, for what is said.
+        prefix: of the keys, unless the URL has another.
     Raises:
         ConfigError: a timeout that is no positive number.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, what: str = "users", prefix: str = "stars:users") -> None:
         parts = urlsplit(url)
         query = dict(parse_qsl(parts.query))
-        self.prefix = query.pop("prefix", "stars:users")
+        self.prefix = query.pop("prefix", prefix)
         timeout = query.pop("timeout_ms", str(TIMEOUT_MS))
         if not timeout.isdigit() or int(timeout) < 1:
-            raise ConfigError(f"users: timeout_ms: expected milliseconds, got {timeout!r}")
-        self.timeout_s = int(timeout) / 1000
+            raise ConfigError(f"{what}: timeout_ms: expected milliseconds, got {timeout!r}")
+        self.what, self.timeout_s = what, int(timeout) / 1000
         self.url = urlunsplit(parts._replace(query=urlencode(query)))
         # Without user and password: it goes into errors and logs.
         self.name = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
@@ -66,7 +70,7 @@ class RedisUserStore:
     """UserStore over what a Redis publishes; follows it from batch to batch.
 
     Args:
-        url: redis://[user:password@]host[:port][/database][?prefix=NAME&timeout_ms=N], or rediss.
+        url: see `Address`.
         model: `Bundle.model_id`; versions of another model are never read.
         shape: what the model expects of each record.
     Raises:
@@ -81,9 +85,7 @@ class RedisUserStore:
         self._address, self._model, self._shape = Address(url), model, shape
         self._raw: bytes | None = None
         self._again_at, self._reason = 0.0, ""
-        # A connection that was closed meanwhile is opened anew; a silent one is not asked again.
-        retry = Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,))
-        self._client: Any = _client(self._address, self._address.timeout_s, retry)
+        self._client: Any = reader(self._address)
         try:
             raw, _ = self._ask(())
         except StoreDown:
@@ -262,6 +264,13 @@ class RedisPublisher:
             raise StoreDown(f"users {self.name}: expected an answer, got {error}") from error
 
 
+def reader(address: Address) -> Any:
+    """A client that never waits long. Raises ConfigError for what is no Redis URL."""
+    # A connection that was closed meanwhile is opened anew; a silent one is not asked again.
+    retry = Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,))
+    return _client(address, address.timeout_s, retry)
+
+
 def _client(address: Address, timeout_s: float, retry: Retry) -> Any:
     try:
         client = redis.Redis.from_url(
@@ -273,5 +282,7 @@ def _client(address: Address, timeout_s: float, retry: Retry) -> Any:
         pool = client.connection_pool
         pool.connection_class(**pool.connection_kwargs)  # an unknown option raises now, not later
     except (ValueError, TypeError) as error:
-        raise ConfigError(f"users {address.name}: expected a Redis URL, got {error}") from error
+        raise ConfigError(
+            f"{address.what} {address.name}: expected a Redis URL, got {error}"
+        ) from error
     return client
