@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.compile.parity import BOUNDS
+from engine.compile.show import files
 
 RESULT = Path(__file__).parent / "results" / "compile.json"
 Reports = Sequence[dict[str, Any]]
@@ -67,14 +68,9 @@ def artifacts_table(reports: Reports) -> str:
     """Files by model: what they are for, size, and the seconds that they took."""
     lines = ["| model | file | target | cards | MB | seconds |", "|---" * 6 + "|"]
     for report in reports:
-        files: dict[str, dict[str, Any]] = {}
-        for row in report["artifacts"]:
-            kept = files.setdefault(row["file"], {**row, "cards": []})
-            kept["cards"] += [] if row["sm"] is None else [str(row["sm"])]
-        for file, row in files.items():
+        for file, target, cards, size, seconds in files(report):
             lines.append(
-                f"| {_model(report)} | `{file}` | {row['target']} | {' '.join(row['cards'])} "
-                f"| {row['bytes'] / 1e6:.1f} | {row['seconds']:.1f} |"
+                f"| {_model(report)} | `{file}` | {target} | {cards} | {size} | {seconds} |"
             )
         lines.append(
             f"| {_model(report)} | everything, kernels too | | | | {report['build_seconds']:.1f} |"

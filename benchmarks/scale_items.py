@@ -8,14 +8,10 @@ run, in an order drawn anew each round. Rows replace those of the same case, siz
 """
 
 import json
-import platform
-import random
-import shlex
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
-from importlib.metadata import version
+from itertools import cycle
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,6 +22,7 @@ import typer
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from engine.compile.timing import interleaved
 from engine.retrieval.approximate import ApproximateIndex, overlap
 from engine.retrieval.columns import Columns
 from engine.retrieval.exact import ExactIndex
@@ -43,14 +40,15 @@ from .opponents import (
     packed,
     usearch_graph,
 )
+from .stored import Row, replace_rows, surroundings
 from .vectors import gaussian_vectors, queries_like, text_vectors
 
 RESULTS = Path(__file__).resolve().parent / "results" / "retrieval.json"
+KEY = ("case", "n_items", "threads")
 LIBRARIES = ("faiss-cpu", "onnxruntime", "chroma-hnswlib", "usearch", "numpy", "polars")
 EXACT, ASKED, HELD = 0.9999, 0.99, 0.98  # 0.9999: scores that differ by rounding may swap
 SAMPLES = 128
 ROUNDS, NUMPY_BYTES = 120, 2**32
-Row = dict[str, Any]
 Answers = Callable[[int], NDArray[np.int64]]
 
 
@@ -73,21 +71,15 @@ def measured(
 
 def timed(ways: Mapping[str, Answers], sets: int, rounds: int) -> dict[str, Row]:
     """Times of each way over the query sets in turn, all ways in each round."""
-    order, draw = list(ways), random.Random(0)
-    taken: dict[str, list[float]] = {name: [] for name in order}
-    for turn in range(rounds):
-        draw.shuffle(order)
-        for name in order:
-            begin = time.perf_counter()
-            ways[name](turn % sets)
-            taken[name].append(1e3 * (time.perf_counter() - begin))
+
+    def in_turn(way: Answers) -> Callable[[], object]:
+        turns = cycle(range(sets))
+        return lambda: way(next(turns))
+
+    times = interleaved({name: in_turn(way) for name, way in ways.items()}, rounds, warmup=0)
     return {
-        name: {
-            "p50_ms": round(float(np.percentile(ms, 50)), 4),
-            "p99_ms": round(float(np.percentile(ms, 99)), 4),
-            "rounds": rounds,
-        }
-        for name, ms in taken.items()
+        name: {"p50_ms": round(ms.p50, 4), "p99_ms": round(ms.p99, 4), "rounds": rounds}
+        for name, ms in times.items()
     }
 
 
@@ -371,35 +363,6 @@ CASES: dict[str, Callable[..., list[Row]]] = {
 SIZES = {"texts": (100_000, 1_000_000), "curve": (10_000, 100_000, 1_000_000)}
 
 
-def store(path: Path, rows: list[Row]) -> None:
-    """Writes one JSON line a row, those of other cases, sizes and threads kept."""
-    key = ("case", "n_items", "threads")
-    new = {tuple(row[name] for name in key) for row in rows}
-    kept = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    kept = [row for row in kept if tuple(row[name] for name in key) not in new]
-    every = sorted([*kept, *rows], key=lambda row: tuple(row[name] for name in key))
-    path.write_text("".join(json.dumps(row) + "\n" for row in every))
-
-
-def surroundings(threads: int) -> Row:
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
-    )
-    return {
-        "threads": threads,
-        "machine": _machine(),
-        "versions": {name: version(name) for name in LIBRARIES},
-        "commit": commit.stdout.strip(),
-        "command": shlex.join(["python", "-m", "benchmarks.scale_items", *sys.argv[1:]]),
-    }
-
-
-def _machine() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return f"{len(models)} x {models[0]}, {platform.system()}"
-
-
 def main(
     cases: Annotated[list[str] | None, typer.Argument(help=", ".join(CASES))] = None,
     threads: int = 2,
@@ -418,9 +381,9 @@ def main(
                 if case in ("texts", "curve"):
                     asked.append(graph_mb)
                 rows = CASES[case](threads, *asked)
-            around = surroundings(threads)
-            rows = [{"case": case, **row, **around} for row in rows]
-            store(json_file, rows)
+            around = surroundings("benchmarks.scale_items", LIBRARIES)
+            rows = [{"case": case, **row, "threads": threads, **around} for row in rows]
+            replace_rows(json_file, rows, KEY)
             for row in rows:
                 print(
                     f"{case} {row['n_items']} x {row['dim']} {row['backend']}: "

@@ -10,16 +10,11 @@ weights: in the refresh's batches, and one unpadded user at a time, in turn.
 
 import json
 import os
-import platform
-import shlex
 import shutil
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from resource import RUSAGE_SELF, getrusage
 from typing import Annotated, Any
@@ -45,12 +40,14 @@ from engine.store.versions import Version, publish
 from tests.store.people import assert_same
 from tests.store.redis_server import RedisServer
 
+from .stored import Row, replace_rows, surroundings
+
 RESULTS = Path(__file__).resolve().parent / "results" / "users.json"
 DEMO = Path(__file__).resolve().parents[1] / "artifacts" / "demo" / "dataset"
 SHAPE, EVENTS_MAX, PEOPLE = Shape(64, 3, 2), 150, 4096
 PART, ROUNDS, REDIS_USERS_MAX = 16_384, 2_000, 100_000
 MODEL = "0" * 64
-Row = dict[str, Any]
+LIBRARIES = ("numpy", "redis", "lmdb", "onnxruntime")
 Reads = Callable[[list[str]], list[UserRecord | None]]
 
 
@@ -283,21 +280,14 @@ def main(
 ) -> None:
     """Measures, prints and stores the rows."""
     chosen = cases or ["read", "refresh"]
-    lines = json_to.read_text().splitlines() if json_to.exists() else []
-    kept = [row for row in map(json.loads, lines) if row["case"] not in chosen]
-    about = {
-        "machine": f"{platform.machine()}, {os.cpu_count()} CPUs",
-        "niceness": os.nice(0),
-        "versions": {each: version(each) for each in ("numpy", "redis", "lmdb", "onnxruntime")},
-        "commit": subprocess.check_output(["git", "rev-parse", "HEAD"], text=True).strip(),
-        "command": shlex.join(["python", "-m", "benchmarks.scale_users", *sys.argv[1:]]),
-    }
+    about = {"niceness": os.nice(0), **surroundings("benchmarks.scale_users", LIBRARIES)}
+    rows = []
     ways = {"read": lambda: read_rows(users), "refresh": lambda: refresh_rows(data)}
     for case in chosen:
         for row in ways[case]():
             print(json.dumps(row), flush=True)
-            kept.append(row | about)
-    json_to.write_text("".join(json.dumps(row) + "\n" for row in kept))
+            rows.append(row | about)
+    replace_rows(json_to, rows, ("case",))
 
 
 if __name__ == "__main__":

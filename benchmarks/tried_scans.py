@@ -25,7 +25,8 @@ from engine.retrieval.exact import ExactIndex
 from engine.retrieval.quantised import QuantisedIndex
 
 from .opponents import Floats
-from .scale_items import RESULTS, store, surroundings, timed
+from .scale_items import KEY, LIBRARIES, RESULTS, timed
+from .stored import replace_rows, surroundings
 from .vectors import gaussian_vectors
 
 N_ITEMS, DIM, K = 68_399, 64, 10
@@ -129,9 +130,9 @@ def main() -> None:
         written.append(
             {"case": "tried", "n_items": N_ITEMS, "dim": DIM, "queries": 2, "k": K}
             | {"backend": name, "gives": gives[name], **row, "recall": recall}
-            | {**surroundings(1), "command": "python -m benchmarks.tried_scans"}
+            | {"threads": 1, **surroundings("benchmarks.tried_scans", LIBRARIES)}
         )
-    store(RESULTS, written)
+    replace_rows(RESULTS, written, KEY)
     for row in written:
         print(f"{row['backend']}: {row['p50_ms']} ms, {row['gives']}, recall {row['recall']}")
 

@@ -17,7 +17,6 @@ from rich.console import Console
 from rich.table import Table
 
 from .bundle import Bundle
-from .compile.export import source_commit
 from .config import load_config
 from .data.clock import Clock
 from .data.complete_journey import write_complete_journey
@@ -28,6 +27,7 @@ from .data.text import CachedEmbedder, MiniLmEmbedder
 from .evaluation.evaluate import STRATEGIES, evaluate
 from .evaluation.protocol import last_cuts, next_session
 from .evaluation.show import comparison_table, metrics_table
+from .manifest import source_commit
 from .pipeline import begin, export_run, is_made, mark_made, source_digest, stage_key, train_run
 from .serving.client import Recommendation, StarsClient
 from .serving.explain import REPEAT

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -89,6 +90,18 @@ class Manifest(Description):
     created: str
     versions: dict[str, str]
     files: dict[str, FileEntry]
+
+
+def source_commit() -> str:
+    """Commit of the source tree, "" where the code does not lie in one."""
+    answer = subprocess.run(
+        ["git", "rev-parse", "HEAD"],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return answer.stdout.strip() if answer.returncode == 0 else ""
 
 
 def read_manifest(folder: Path) -> Manifest:

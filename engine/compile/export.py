@@ -1,7 +1,6 @@
 """From a trained model to a bundle: folded item tables, request weights, all users' vectors."""
 
 import json
-import subprocess
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from engine.bundle import (
 from engine.config import Config
 from engine.data.dataset import Dataset
 from engine.features import UserFeatures, encode_inputs
-from engine.manifest import Description, Source
+from engine.manifest import Description, Source, source_commit
 from engine.model.stars import Stars
 from engine.refresh.records import RecordMaker, UserEvents
 from engine.retrieval.columns import Columns
@@ -229,15 +228,3 @@ def _description(dataset: Dataset, config: Config, cut: int, lambda_serve: float
         model=config.model.model_dump(),
         lambda_serve=lambda_serve,
     )
-
-
-def source_commit() -> str:
-    """Commit of the source tree, "" where the code does not lie in one."""
-    answer = subprocess.run(
-        ["git", "rev-parse", "HEAD"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return answer.stdout.strip() if answer.returncode == 0 else ""

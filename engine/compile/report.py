@@ -16,12 +16,13 @@ import torch
 
 from engine.bundle import Bundle
 from engine.errors import CompileError
+from engine.manifest import source_commit
 from engine.ops import MAX_K
 
 from .artifacts import Artifacts, Asked, buckets_of, make_artifacts
 from .bridge import KernelShapes, bridge_report
 from .engines import add_engines
-from .export import export, source_commit
+from .export import export
 from .parity import Judge, Parity, check, parity, runnable
 from .process import compiling_process
 from .rivals import Race, race

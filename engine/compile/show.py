@@ -18,18 +18,27 @@ def tables(report: dict[str, Any]) -> Iterator[Table]:
         yield _bridge(report)
 
 
+def files(report: dict[str, Any]) -> list[tuple[str, str, str, str, str]]:
+    """Name, target, cards, MB and seconds of each file: one that serves several cards has a row."""
+    cards: dict[str, list[str]] = {}
+    for row in report["artifacts"]:
+        cards.setdefault(row["file"], []).extend([] if row["sm"] is None else [str(row["sm"])])
+    first = {row["file"]: row for row in reversed(report["artifacts"])}
+    return [
+        (
+            file, first[file]["target"], " ".join(names),
+            f"{first[file]['bytes'] / 1e6:.1f}", f"{first[file]['seconds']:.1f}",
+        )
+        for file, names in cards.items()
+    ]  # fmt: skip
+
+
 def _artifacts(report: dict[str, Any]) -> Table:
     title = f"Made in {report['build_seconds']:.0f} s"
     table = Table("file", "target", "cards", "MB", "seconds", title=title)
     _right(table, "MB", "seconds")
-    files: dict[str, dict[str, Any]] = {}
-    for row in report["artifacts"]:
-        files.setdefault(row["file"], {**row, "cards": []})
-        if row["sm"] is not None:
-            files[row["file"]]["cards"].append(str(row["sm"]))
-    for file, row in files.items():
-        size, seconds = f"{row['bytes'] / 1e6:.1f}", f"{row['seconds']:.1f}"
-        table.add_row(file, row["target"], " ".join(row["cards"]), size, seconds)
+    for row in files(report):
+        table.add_row(*row)
     return table
 
 

@@ -13,6 +13,7 @@ class Milliseconds(NamedTuple):
 
     p50: float
     p95: float
+    p99: float
     n: int
 
 
@@ -37,7 +38,8 @@ def interleaved(
             begin = time.perf_counter()
             contenders[name]()
             taken[name].append(1e3 * (time.perf_counter() - begin))
-    return {
-        name: Milliseconds(float(np.percentile(ms, 50)), float(np.percentile(ms, 95)), rounds)
-        for name, ms in taken.items()
-    }
+    times = {}
+    for name, ms in taken.items():
+        p50, p95, p99 = np.percentile(ms, (50, 95, 99)).tolist()
+        times[name] = Milliseconds(p50, p95, p99, rounds)
+    return times

@@ -39,7 +39,7 @@ def told(
 
     def interleaved(calls: dict[str, Any], rounds: int) -> dict[str, Milliseconds]:
         timed.append(set(calls))
-        return {name: Milliseconds(p50[name], 2 * p50[name], rounds) for name in calls}
+        return {n: Milliseconds(p50[n], 2 * p50[n], 3 * p50[n], rounds) for n in calls}
 
     made = {
         name: Contender(family, precision, lambda answer=answer: answer)
