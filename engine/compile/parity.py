@@ -236,9 +236,12 @@ class _Lists:
     """What a trained bundle would show for given vectors of the task's users."""
 
     def __init__(self, subject: Subject, bundle: Bundle, task: Task, threads: int) -> None:
-        self._bundle, self._dataset = bundle, subject.dataset
-        self._task, self._threads = task, threads
-        self._encoder = TorchEncoder(subject.model)
+        self._dataset, self._task = subject.dataset, task
+        self._users: Any = _WithVectors(bundle)
+        # Only stored vectors are asked for: the encoder never runs.
+        self._recommender = Recommender(
+            replace(bundle, users=self._users), Options(threads), TorchEncoder(subject.model)
+        )
         self._candidates, self._bias = subject.candidates, subject.bias
         self._index = ExactIndex(self._candidates, self._bias, threads)
         self._mask = np.tile(pack_mask(bundle.items["active"]), (len(task.users), 1))
@@ -269,33 +272,32 @@ class _Lists:
 
     def ndcg(self, vectors: Vectors) -> tuple[float, float]:
         """NDCG@10 of what is served by each vector: with context, prior and repeats."""
-        by_name = dict(zip(self._names, zip(*vectors, strict=True), strict=True))
-        users: Any = _WithVectors(self._bundle, by_name)
-        # Only stored vectors are asked for: the encoder never runs.
-        bundle = replace(self._bundle, users=users)
-        recommender = Recommender(bundle, Options(self._threads), self._encoder)
+        self._users.vectors = dict(zip(self._names, zip(*vectors, strict=True), strict=True))
         means = []
         for head in _HEADS:
-            rows = recommended(recommender, self._dataset, self._task, head)
+            rows = recommended(self._recommender, self._dataset, self._task, head)
             values = metrics.per_request(rows, self._task.targets)["ndcg@10"]
             means.append(float(values.mean()))
         return means[0], means[1]
 
 
 class _WithVectors:
-    """A bundle's users with other vectors; all else is the bundle's."""
+    """A bundle's users with other vectors; all else is the bundle's.
 
-    def __init__(
-        self, bundle: Bundle, vectors: Mapping[str, tuple[NDArray[Any], NDArray[Any]]]
-    ) -> None:
-        self._users, self._vectors = bundle.users, vectors
+    Attributes:
+        vectors: h_next and h_gen by user id.
+    """
+
+    def __init__(self, bundle: Bundle) -> None:
+        self._users = bundle.users
+        self.vectors: Mapping[str, tuple[NDArray[Any], NDArray[Any]]] = {}
 
     def get_many(self, user_ids: Sequence[str]) -> list[UserRecord | None]:
         """The stored records with the vectors given here."""
         found = []
         for user_id, record in zip(user_ids, self._users.get_many(user_ids), strict=True):
             if record is not None:
-                h_next, h_gen = self._vectors[user_id]
+                h_next, h_gen = self.vectors[user_id]
                 record = replace(record, h_next=h_next, h_gen=h_gen)
             found.append(record)
         return found

@@ -7,6 +7,8 @@ import onnx
 import onnxruntime
 from numpy.typing import NDArray
 
+from engine.runtime.onnx_cpu import session_options
+
 from .index import in_parts, norms
 
 # Queries get 7 bits: sums of two products then fit the 16 bits in which processors without VNNI
@@ -191,10 +193,6 @@ def _session(codes: NDArray[np.int8], threads: int) -> onnxruntime.InferenceSess
     model = onnx.helper.make_model(
         graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=9
     )
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        model.SerializeToString(), session_options(threads), providers=["CPUExecutionProvider"]
     )

@@ -85,13 +85,9 @@ def _session(path: Path, threads: int, outputs: tuple[str, ...]) -> Any:
             "runtime onnxruntime: expected the package onnxruntime, got none; "
             "install it with `pip install onnxruntime`"
         ) from error
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         session = onnxruntime.InferenceSession(
-            str(path), options, providers=["CPUExecutionProvider"]
+            str(path), session_options(threads), providers=["CPUExecutionProvider"]
         )
     except (
         failures.Fail,
@@ -106,6 +102,17 @@ def _session(path: Path, threads: int, outputs: tuple[str, ...]) -> Any:
     if found != outputs:
         raise BundleError(f"{path}: expected the outputs {outputs}, got {found}")
     return session
+
+
+def session_options(threads: int) -> Any:
+    """Options of a session beside others; why no thread spins says `OnnxEncoder`."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
 
 
 def graph_inputs(nodes: Iterable[Any]) -> dict[str, GraphInput]:
