@@ -24,7 +24,11 @@ app.add_typer(data_app, name="data")
 app.add_typer(items_app, name="items")
 
 _PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
-_BENCHMARKS = {"retrieval": "benchmarks.scale_items", "refresh": "benchmarks.scale_users"}
+_BENCHMARKS = {
+    "retrieval": "benchmarks.scale_items",
+    "refresh": "benchmarks.scale_users",
+    "report": "benchmarks.report",
+}
 _DATA = Annotated[Path, typer.Option("--data", help="folder of a prepared dataset")]
 _BUNDLE = Annotated[Path, typer.Option("--bundle", help="folder of a bundle")]
 _STORE = Annotated[
@@ -457,7 +461,10 @@ def kernels_(context: typer.Context) -> None:
 @app.command("bench", context_settings=_PASS_ON, add_help_option=False)
 def bench(
     context: typer.Context,
-    what: Annotated[str, typer.Argument(help="retrieval, or refresh: users and their store")],
+    what: Annotated[
+        str,
+        typer.Argument(help="retrieval; refresh: users and their store; report: one HTML page"),
+    ],
 ) -> None:
     """Measure here, beside what a user would pick instead; needs the source tree.
 
@@ -465,12 +472,29 @@ def bench(
     """
     if what not in _BENCHMARKS:
         raise typer.BadParameter(f"expected one of {', '.join(_BENCHMARKS)}, got {what!r}")
+    _benchmark(_BENCHMARKS[what], context.args)
+
+
+@app.command("profile", context_settings=_PASS_ON, add_help_option=False)
+def profile(context: typer.Context) -> None:
+    """Load a server with perf_analyzer: sweeps, stages, the highest rate that holds a p99."""
+    _benchmark("benchmarks.profile", context.args)
+
+
+@app.command("gate", context_settings=_PASS_ON, add_help_option=False)
+def gate(context: typer.Context) -> None:
+    """Hold a build to benchmarks/gates.toml: exits 1 on a breach, 2 where it stays undecided."""
+    _benchmark("benchmarks.gate", context.args)
+
+
+def _benchmark(module: str, arguments: list[str]) -> None:
+    """Runs a module of the source tree and exits as it does."""
     root = Path(__file__).resolve().parents[1]
     if not (root / "benchmarks").is_dir():
-        raise BackendUnavailable(f"bench: expected the project's source tree, got {root}")
-    command = [sys.executable, "-m", _BENCHMARKS[what], *context.args]
+        raise BackendUnavailable(f"{module}: expected the project's source tree, got {root}")
     paths = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
     environment = os.environ | {"PYTHONPATH": paths}
+    command = [sys.executable, "-m", module, *arguments]
     raise typer.Exit(subprocess.call(command, env=environment))
 
 

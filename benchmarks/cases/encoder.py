@@ -1,0 +1,5 @@
+"""Encoder runtimes, full and incremental."""
+
+from benchmarks.case import Opener
+
+CASES: dict[str, Opener] = {}

@@ -1,0 +1,5 @@
+"""Search under filters."""
+
+from benchmarks.case import Opener
+
+CASES: dict[str, Opener] = {}
