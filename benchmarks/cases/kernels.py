@@ -1,5 +1,79 @@
-"""The operators: bytes, resources, results and CPU times."""
+"""The operators: times beside what a user would pick, and the exact numbers of their kernels.
 
-from benchmarks.case import Opener
+Times are of a GPU where there is one; else of the references on the CPU, since Triton's interpreter
+is for results, not for speed. Bytes, resources and results need no GPU.
+"""
 
-CASES: dict[str, Opener] = {}
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import faiss
+import torch
+
+from benchmarks.case import ENGINE, Case, Opener, Read, Setting, Timed
+from benchmarks.kernel_numbers import numbers
+
+from . import operators
+from .operators import Operator
+
+ROUNDS = 10
+TOLERANCE = {"cpu": 1e-4, "cuda": 2e-2}  # fp32, and fp16 with another order of the sums
+
+
+def _timed(name: str, made: Callable[[str], Operator]) -> Opener:
+    @contextmanager
+    def opened(setting: Setting) -> Iterator[Case]:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        before = torch.get_num_threads()
+        torch.set_num_threads(setting.threads)
+        faiss.omp_set_num_threads(setting.threads)
+        try:
+            operator = made(device)
+            expected = operator.reference().float().cpu()
+
+            def check(way: str) -> None:
+                got, least = operator.ways[way]().float().cpu(), TOLERANCE[device]
+                torch.testing.assert_close(got, expected, rtol=least, atol=least)
+
+            ways = operator.ways if device == "cpu" else _waited(operator.ways)
+            dtype = str(operators.dtype_of(device)).removeprefix("torch.")
+            shapes = {**operator.parameters, "dtype": dtype, "device": device}
+            shapes["threads"] = setting.threads
+            yield Timed(name, shapes, ways, check, ROUNDS, operator.nbytes, operator.flops)
+        finally:
+            torch.set_num_threads(before)
+
+    return opened
+
+
+def _waited(ways: dict[str, Callable[[], torch.Tensor]]) -> dict[str, Callable[[], object]]:
+    """Calls that end when the GPU has."""
+
+    def call(way: Callable[[], torch.Tensor]) -> None:
+        way()
+        torch.cuda.synchronize()
+
+    return {name: partial(call, way) for name, way in ways.items()}
+
+
+def _exact(name: str, which: str) -> Opener:
+    """Numbers of `benchmarks.kernel_numbers`, which has their names; as ENGINE's way."""
+
+    @contextmanager
+    def opened(setting: Setting) -> Iterator[Case]:
+        yield Read(name, {}, lambda: {ENGINE: numbers(which)}, exact=True)
+
+    return opened
+
+
+CASES: dict[str, Opener] = {
+    "token_assembly": _timed("token_assembly", operators.tokens),
+    "attention": _timed("attention", partial(operators.attending, n_queries=None)),
+    "pooled_attention": _timed("pooled_attention", partial(operators.attending, n_queries=2)),
+    "candidate_softmax": _timed("candidate_softmax", operators.losses),
+    "score_topk": _timed("score_topk", operators.best),
+    "kernel_bytes": _exact("kernel_bytes", "bytes"),
+    "kernel_resources": _exact("kernel_resources", "resources"),
+    "kernel_results": _exact("kernel_results", "results"),
+}
