@@ -1,4 +1,4 @@
-"""The null model: k rows of padding for every request, whatever it asks."""
+"""The null model: k items that are none, for every request, whatever it asks."""
 
 from __future__ import annotations  # the server fills pb_utils in after this module is read
 
@@ -27,8 +27,9 @@ class TritonPythonModel:
 
 @lru_cache(maxsize=64)
 def _outputs(batch: int, k: int) -> list[pb_utils.Tensor]:
+    # The scores are finite, since perf_analyzer cannot export others.
     return [
         pb_utils.Tensor("item_ids", np.full((batch, k), -1, np.int64)),
-        pb_utils.Tensor("scores", np.full((batch, k), -np.inf, np.float32)),
+        pb_utils.Tensor("scores", np.zeros((batch, k), np.float32)),
         pb_utils.Tensor("source", np.full((batch, k), -1, np.int32)),
     ]
