@@ -70,7 +70,8 @@ def auc(scores: F64, labels: Labels) -> F64:
     """AUC over all impressions, [M]; NaN for an objective whose labels are all alike."""
     if len(scores) == 0:
         return np.full(labels.shape[1], np.nan)
-    return per_request(scores, labels, np.zeros(len(scores), np.int64))[0]
+    found: F64 = per_request(scores, labels, np.zeros(len(scores), np.int64))[0]
+    return found
 
 
 def gauc(scores: F64, labels: Labels, request: Ids) -> GroupedAuc:
