@@ -16,9 +16,9 @@ class EnsembleConfig(_Frozen):
 
     objectives: int = Field(ge=1)
     user_dim: int = Field(ge=1)
-    d_model: int = Field(16, ge=1)
-    heads: int = Field(2, ge=1)
-    hidden: int = Field(32, ge=1)
+    d_model: int = Field(default=16, ge=1)
+    heads: int = Field(default=2, ge=1)
+    hidden: int = Field(default=32, ge=1)
 
     @model_validator(mode="after")
     def _check(self) -> "EnsembleConfig":
@@ -33,11 +33,38 @@ class FusionConfig(_Frozen):
     """Loss and optimiser. `c` and `tau` each belong to one loss."""
 
     loss: LossName = "harmonrank"
-    per_request: bool = Field(True, description="rank within requests (GAUC), or over the batch")
-    c: float = Field(2.5, gt=0, description="ε = c std(s)/n of the soft ranks")
-    tau: float = Field(1.0, gt=0, description="temperature of the pairwise sigmoid, in logits")
-    epochs: int = Field(8, ge=1)
-    batch_requests: int = Field(64, ge=1)
-    lr: float = Field(3e-3, gt=0)
-    weight_decay: float = Field(0.01, ge=0)
-    seed: int = Field(0, ge=0)
+    per_request: bool = Field(default=True, description="ranks within requests, or of the batch")
+    c: float = Field(default=2.5, gt=0, description="ε = c std(s)/n of the soft ranks")
+    tau: float = Field(default=1.0, gt=0, description="temperature of the pairwise loss, in logits")
+    epochs: int = Field(default=6, ge=1)
+    batch_requests: int = Field(default=64, ge=1)
+    lr: float = Field(default=3e-3, gt=0)
+    weight_decay: float = Field(default=0.01, ge=0)
+    seed: int = Field(default=0, ge=0)
+
+
+class SimulationConfig(_Frozen):
+    """Requests with several correlated, unevenly rare answers, and a ranker that errs on them."""
+
+    requests: int = Field(default=1500, ge=1)
+    candidates: int = Field(default=20, ge=2, description="a request")
+    objectives: int = Field(default=4, ge=1)
+    user_dim: int = Field(default=6, ge=1)
+    top_rate: float = Field(default=0.4, gt=0, lt=1, description="of the most frequent objective")
+    skew: float = Field(default=20.0, ge=1, description="the most frequent rate over the rarest")
+    correlation: float = Field(
+        default=0.3, ge=0, le=1, description="of the objectives' true logits"
+    )
+    spread: float = Field(default=1.5, gt=0, description="deviation of true logits in a request")
+    error: float = Field(default=1.0, ge=0, description="median deviation of the ranker's logits")
+    uneven: float = Field(default=0.7, ge=0, description="deviation over users of that log error")
+
+
+class StudyConfig(_Frozen):
+    """A comparison of losses, each at every skew and seed; c at the first skew."""
+
+    simulation: SimulationConfig = SimulationConfig()
+    fusion: FusionConfig = FusionConfig()
+    skews: tuple[float, ...] = Field(default=(20.0, 1.0, 100.0), min_length=1)
+    cs: tuple[float, ...] = (0.02, 0.5, 1.0, 2.5, 5.0, 20.0, 200.0)
+    seeds: int = Field(default=8, ge=2, description="of data and of weights together")

@@ -74,7 +74,8 @@ def soft_auc(ranks: Tensor, labels: Tensor, request: Tensor) -> Tensor:
     pairs = positive * (count - positive)
     both = pairs > 0
     excess = zeros.index_add(0, request, ranks[:, None] * y) - positive * (positive + 1) / 2
-    return (excess / pairs.where(both, 1.0) * both).sum(0) / both.sum(0)
+    mean = (excess / pairs.where(both, 1.0) * both).sum(0) / both.sum(0).clamp(min=1)
+    return mean.where(both.any(0), torch.nan)  # not 0/0, whose gradient is NaN even where unused
 
 
 def sigmoid_rank(scores: Tensor, request: Tensor, tau: float) -> Tensor:
@@ -119,7 +120,7 @@ def standardised(scores: Tensor, request: Tensor) -> Tensor:
     if not deviation > 0:
         raise ValueError(
             f"harmonrank: scores: expected some that differ within a request,"
-            f" got a standard deviation of {float(deviation)}"
+            f" got a standard deviation of {deviation.item()}"
         )
     return centred / deviation
 

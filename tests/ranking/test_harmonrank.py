@@ -122,7 +122,11 @@ def test_objectives_of_one_class_are_left_out(loss: str) -> None:
     config = FusionConfig.model_validate({"loss": loss})
     none = torch.zeros(len(scores), 1, dtype=torch.bool)
     with_it = fused_loss(scores, torch.cat([labels, none], 1), request, config)
-    assert with_it.loss.item() == fused_loss(scores, labels, request, config).loss.item()
+    without = fused_loss(scores, labels, request, config)
+    assert with_it.loss.item() == without.loss.item()
+    torch.testing.assert_close(
+        *(torch.autograd.grad(f.loss, scores)[0] for f in (with_it, without)), rtol=0, atol=0
+    )
     assert with_it.auc[3].isnan()
     nothing = fused_loss(scores, none, request, config)
     assert nothing.loss.item() == 0

@@ -1,0 +1,129 @@
+"""HarmonRank beside what a user might take instead, where the truth is known.
+
+`python -m engine.ranking.study` prints one line of JSON: `mean_auc`, `ci`, `baselines`, `epsilon`,
+`skew`, each over seeds of data and weights together.
+"""
+
+import json
+import sys
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.stats import ttest_1samp
+
+from .auc import F64
+from .config import FusionConfig, LossName, StudyConfig
+from .fusion import expected_weights, fused, mean_auc, safe_logit, searched_weights, train
+from .simulate import Scored, rates, simulate
+
+LOSSES: tuple[LossName, ...] = ("harmonrank", "pairwise", "bce")
+
+
+def study(config: StudyConfig) -> dict[str, Any]:
+    """Mean AUC (GAUC where the fusion is per request) on fresh requests of the same world.
+
+    Returns:
+        mean_auc and its 95 % interval `ci`; `baselines`, each with its own and with
+        `harmonrank_minus` over the same seeds; `skew`, the same for each skew; `epsilon`, mean AUC
+        and share of blocks for each c. Intervals are Student's over the seeds.
+    """
+    by_skew = [
+        {"skew": skew, "rates": _rates(config, skew).tolist(), **_summary(_seeds(config, skew))}
+        for skew in config.skews
+    ]
+    first = {k: by_skew[0][k] for k in ("mean_auc", "ci", "objectives", "baselines")}
+    return {
+        **first,
+        "epsilon": [_epsilon(config, c) for c in config.cs],
+        "skew": by_skew,
+        "config": config.model_dump(),
+    }
+
+
+def methods(seen: Scored, asked: Scored, truth: F64, fusion: FusionConfig) -> dict[str, F64]:
+    """[M] AUC of each method on `asked`, fitted on `seen`; `oracle` knows the truth."""
+    grouped = fusion.per_request
+    weights = expected_weights(seen.labels, seen.request, grouped=grouped)
+    logits = safe_logit(asked.probability)
+    scores: dict[str, F64] = {
+        loss: fused(train(seen, fusion.model_copy(update={"loss": loss}))[0], asked)
+        for loss in LOSSES
+    }
+    scores["equal_weights"] = logits.sum(1)
+    scores["searched_weights"] = logits @ searched_weights(seen, grouped=grouped)
+    scores["expected_weights"] = asked.probability @ weights
+    scores["oracle"] = truth @ weights
+    return {
+        name: mean_auc(s, asked.labels, asked.request, grouped=grouped)
+        for name, s in scores.items()
+    }
+
+
+def interval(values: F64) -> list[float]:
+    """95 % interval of the mean over seeds, by Student's t."""
+    found = ttest_1samp(values, 0).confidence_interval(0.95)
+    return [float(found.low), float(found.high)]
+
+
+def _data(config: StudyConfig, skew: float, seed: int) -> tuple[Scored, Scored, F64]:
+    """Requests to fit on, requests to be asked and the latter's true probabilities."""
+    simulation = config.simulation.model_copy(update={"skew": skew})
+    return simulate(simulation, 0, seed)[0], *simulate(simulation, 1, seed)
+
+
+def _seeds(config: StudyConfig, skew: float) -> dict[str, F64]:
+    """[seeds, M] AUC of every method."""
+    found = [
+        methods(*_data(config, skew, seed), config.fusion.model_copy(update={"seed": seed}))
+        for seed in range(config.seeds)
+    ]
+    return {name: np.stack([one[name] for one in found]) for name in found[0]}
+
+
+def _summary(areas: dict[str, F64]) -> dict[str, Any]:
+    ours = areas["harmonrank"].mean(1)
+    baselines = {}
+    for name, values in areas.items():
+        if name != "harmonrank":
+            theirs = values.mean(1)
+            low, high = interval(ours - theirs)
+            baselines[name] = {
+                "mean_auc": float(theirs.mean()),
+                "ci": interval(theirs),
+                "objectives": values.mean(0).tolist(),
+                "harmonrank_minus": {
+                    "mean": float((ours - theirs).mean()), "low": low, "high": high
+                },
+            }  # fmt: skip
+    return {
+        "mean_auc": float(ours.mean()),
+        "ci": interval(ours),
+        "objectives": areas["harmonrank"].mean(0).tolist(),
+        "baselines": baselines,
+    }
+
+
+def _epsilon(config: StudyConfig, c: float) -> dict[str, Any]:
+    areas, blocks = [], []
+    for seed in range(config.seeds):
+        seen, asked, _ = _data(config, config.skews[0], seed)
+        fusion = config.fusion.model_copy(update={"loss": "harmonrank", "c": c, "seed": seed})
+        network, share = train(seen, fusion)
+        scores = fused(network, asked)
+        area = mean_auc(scores, asked.labels, asked.request, grouped=fusion.per_request)
+        areas.append(area.mean())
+        blocks.append(share)
+    return {
+        "c": c, "mean_auc": float(np.mean(areas)), "ci": interval(np.array(areas)),
+        "blocks": float(np.mean(blocks)),
+    }  # fmt: skip
+
+
+def _rates(config: StudyConfig, skew: float) -> F64:
+    return rates(config.simulation.model_copy(update={"skew": skew}))
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    print(json.dumps(study(StudyConfig.model_validate_json(sys.argv[1] if sys.argv[1:] else "{}"))))
