@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -125,8 +126,7 @@ class TorchRecommender:
         past = repeat_history(items[bought], times[bought], sessions[bought])
         state = past.after(int(sessions[-1]), int(times[-1]))
         nothing = np.zeros(len(state.item), np.float32)  # the statistics know none of it
-        fields = {name: getattr(state, name) for name in state.__dataclass_fields__}
-        state = RepeatState(**fields | {"all_count": nothing, "all_span": nothing})
+        state = replace(state, all_count=nothing, all_span=nothing)
         return torch.from_numpy(vectors), state, int(times[-1])
 
     def _context(self, time: int, last: int) -> NDArray[np.float32]:
