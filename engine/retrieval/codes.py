@@ -1,4 +1,4 @@
-"""Item rows in 8 bits: approximate scores of all of them, and how far each can be off."""
+"""Item rows in 8 bits: the scan that finds which of them can be among the best."""
 
 import threading
 
@@ -7,6 +7,7 @@ import onnx
 import onnxruntime
 from numpy.typing import NDArray
 
+from engine.compiled import compiled
 from engine.runtime.onnx_cpu import session_options
 
 from .index import in_parts, norms
@@ -15,9 +16,10 @@ from .index import in_parts, norms
 # add them, so that sums are exact on each.
 QUERY_LIMIT, ITEM_LIMIT = 63, 127
 _SHARD_BYTES = 2**28
-_WIDEST_BLOCK = 256
+CHUNK = 64  # items that are looked at one by one only if one of them can be among the best
 _EPS = 2.0**-23  # twice the largest relative error of one fp32 rounding
 _TINY = np.float32(1e-30)  # scales and margins stay clear of the subnormal numbers
+_LEAST_ROOM = 256
 
 
 class Codes:
@@ -31,32 +33,32 @@ class Codes:
     def __init__(
         self, candidates: NDArray[np.float32], bias: NDArray[np.float32], threads: int
     ) -> None:
-        """Rounds candidates [N, D] float32; bias [N] float32 only enters the bounds."""
+        """Rounds candidates [N, D] float32; bias [N] float32 is added to the scores as it is."""
         n_items, self.dim = candidates.shape
         self.n_items = n_items
-        self.width = -(-n_items // _WIDEST_BLOCK) * _WIDEST_BLOCK
-        """Scores of a query: n_items, and places without an item up to a whole block."""
+        self.width = -(-n_items // CHUNK) * CHUNK
+        """Scores of a query: n_items, and -inf up to a whole chunk."""
+        self._bias = np.full(self.width, -np.inf, np.float32)
+        self._bias[:n_items] = bias
         self._scales = np.full(self.width, _TINY, np.float32)
         # [width, 3]: norm of the row, norm of what rounding took from it, magnitude of its bias.
         self._bounds = np.zeros((self.width, 3), np.float32)
         self._bounds[:n_items, 2] = np.abs(bias) + _TINY
-        self._scratch = _Scratch()
         # fp32: D + 1 products summed by the exact scan; conversion, scales, bias and margin here.
         self._gamma = (self.dim + 16) * _EPS
-        # Lengths of h, t·ĥ and d to the coefficients of ‖c‖ and ‖e‖.
-        self._weights = np.array([[self._gamma, 0], [self._gamma, 1 + self._gamma], [1, 0]])
+        self._scratch = _Scratch()
         self._shards: list[tuple[slice, onnxruntime.InferenceSession]] = []
-        step = max(1, _SHARD_BYTES // max(1, self.dim) // _WIDEST_BLOCK) * _WIDEST_BLOCK
+        step = max(1, _SHARD_BYTES // max(1, self.dim) // CHUNK) * CHUNK
         for start in range(0, self.width, step):
             place = slice(start, min(start + step, self.width))
             codes = self._round(candidates, place)
             self._shards.append((place, _session(codes, threads)))
-        self._block_bounds: dict[int, NDArray[np.float32]] = {}
+        self._of_chunks = self._bounds.reshape(-1, CHUNK, 3).max(axis=1)
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the codes, scales and bounds."""
-        return self.width * (self.dim + 4 + 12)
+        """Bytes of the codes, scales, bounds and bias."""
+        return self.width * (self.dim + 4 + 12 + 4)
 
     def _round(self, candidates: NDArray[np.float32], place: slice) -> NDArray[np.int8]:
         """Codes [D, places] of the rows in `place`, their scales and bounds stored."""
@@ -73,103 +75,199 @@ class Codes:
             self._bounds[items, 1] = _up(norms(rows - rounded) + _EPS * self._bounds[items, 0])
         return codes
 
-    def scores(
-        self, queries: NDArray[np.float32]
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Approximate h·c [B, width] of finite queries [B, D], and coefficients of their margins.
-
-        Returns:
-            scores, without the bias, overwritten by the thread's next call; and coefficients
-            [B, 3]: a margin is their product with an item's bounds.
-        """
-        scales = np.maximum(np.abs(queries).max(axis=1, keepdims=True) / QUERY_LIMIT, _TINY)
-        rounded = np.rint(queries / scales)
-        codes = (rounded + (QUERY_LIMIT + 1)).astype(np.uint8)
-        scores = self._scratch.rows(len(queries), self.width)
-        for place, session in self._shards:
-            (sums,) = session.run(None, {"queries": codes})
-            np.copyto(scores[:, place], sums, casting="unsafe")  # faster than to convert inside *
-        scores *= self._scales
-        scores *= scales
-        parts = np.empty((3, *queries.shape))  # h, t·ĥ and what the codes lost
-        parts[0] = queries
-        np.multiply(rounded, scales, out=parts[1])
-        np.subtract(parts[0], parts[1], out=parts[2])
-        lengths = np.sqrt(np.einsum("pbd,pbd->bp", parts, parts))
-        coefficients = np.full((len(queries), 3), self._gamma, np.float32)
-        coefficients[:, :2] = lengths @ self._weights
-        return scores, coefficients
-
-    def best_of_blocks(
-        self, scores: NDArray[np.float32], k: int
-    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """The highest score of each block, [B, blocks], and the best items, [B, k], of k blocks.
+    def candidates(
+        self, queries: NDArray[np.float32], words: NDArray[np.int32] | None, k: int, most: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """The items that can be among the k best: no k others are surely better.
 
         Args:
-            scores: [B, width], contiguous, bias added, -inf where an item is not allowed.
-            k: at most a sixteenth of n_items.
-        """
-        size = _block_size(self.n_items, k)
-        blocks = self.width // size
-        best = scores.reshape(-1, size, blocks).max(axis=1)  # item i is in block i % blocks
-        chosen = best.argpartition(blocks - k, axis=1)[:, blocks - k :]
-        starts = chosen + self.width * np.arange(len(scores))[:, None]
-        within = _gather(scores, starts, size, blocks).argmax(axis=2)
-        return best, within * blocks + chosen
-
-    def candidates(
-        self,
-        scores: NDArray[np.float32],
-        coefficients: NDArray[np.float32],
-        best: NDArray[np.float32],
-        least: NDArray[np.float32],
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Allowed items whose exact score can reach `least` [B] of their row, by their margins.
-
+            queries: [B, D] float32, finite.
+            words: [B, ceil(N / 32)] masks, see `engine.retrieval.mask`; None allows every item.
+            k: at least 1.
+            most: room for the candidates of a query, without which it is given up.
         Returns:
-            The row of each, ascending, and the item.
+            Items [B, n] of each row, ascending, -1 behind them; and [B] whether it was given up.
         """
-        blocks = best.shape[1]
-        # What an approximate score must be at least, by the block's and then by the item's bounds.
-        floor = least[:, None] - coefficients @ self._of_blocks(blocks).T
-        row, block = np.nonzero(best >= floor)
-        found = _gather(scores, block + self.width * row, self.width // blocks, blocks)
-        place, within = np.nonzero((found >= floor[row, block, None]) & (found > -np.inf))
-        row, item = row[place], within * blocks + block[place]
-        margins = np.einsum("ij,ij->i", self._bounds.take(item, axis=0), coefficients[row])
-        reaches = found[place, within] + margins >= least[row]
-        return row[reaches], item[reaches]
+        codes, scales, coefficients = self.quantised(queries)
+        sums = self._sums(codes)
+        masks = np.empty((len(queries), 0), np.int32) if words is None else words
+        tables = self._scales, self._bias, self._bounds, self._of_chunks
+        found, given_up = [], np.zeros(len(queries), np.bool_)
+        for row in range(len(queries)):
+            for room in sorted({min(max(_LEAST_ROOM, 2 * k), most), most}):
+                items = np.empty(room, np.int64)
+                n = _select(
+                    sums[row], scales[row], coefficients[row], *tables, masks[row], k, items
+                )
+                if n >= 0:
+                    break
+            given_up[row] = n < 0
+            found.append(items[: max(n, 0)])
+        width = max(len(items) for items in found)
+        answer = np.full((len(queries), max(width, 1)), -1, np.int64)
+        for row, items in enumerate(found):
+            answer[row, : len(items)] = items
+        return answer, given_up
 
-    def _of_blocks(self, blocks: int) -> NDArray[np.float32]:
-        """The largest bounds [blocks, 3] of the items of each block."""
-        if blocks not in self._block_bounds:
-            self._block_bounds[blocks] = self._bounds.reshape(-1, blocks, 3).max(axis=0)
-        return self._block_bounds[blocks]
+    def quantised(
+        self, queries: NDArray[np.float32]
+    ) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float64]]:
+        """Codes [B, D], shifted, scales t [B] and coefficients [B, 3] of the queries' margins.
+
+        A margin is their product with an item's bounds: ‖d‖ and what fp32 rounds for ‖c‖, ‖t·ĥ‖ for
+        ‖e‖, what fp32 rounds for |b|.
+        """
+        codes = np.empty(queries.shape, np.uint8)
+        scales = np.empty(len(queries), np.float32)
+        coefficients = np.empty((len(queries), 3))
+        _quantise(queries, self._gamma, codes, scales, coefficients)
+        return codes, scales, coefficients
+
+    def _sums(self, codes: NDArray[np.uint8]) -> NDArray[np.int32]:
+        """ĥ·ĉ [B, width]; of several shards in memory that the thread's next call takes."""
+        if len(self._shards) == 1:
+            found: NDArray[np.int32] = self._shards[0][1].run(None, {"queries": codes})[0]
+            return found
+        found = self._scratch.rows(len(codes), self.width)
+        for place, session in self._shards:
+            (found[:, place],) = session.run(None, {"queries": codes})
+        return found
+
+
+@compiled
+def _quantise(
+    queries: NDArray[np.float32],
+    gamma: float,
+    codes: NDArray[np.uint8],
+    scales: NDArray[np.float32],
+    coefficients: NDArray[np.float64],
+) -> None:
+    """Fills what `Codes.quantised` returns."""
+    for row in range(len(queries)):
+        largest = np.float32(0)
+        for value in queries[row]:
+            largest = max(largest, abs(value))
+        scale = max(largest / np.float32(QUERY_LIMIT), np.float32(1e-30))
+        whole = kept = lost = np.float64(0)  # squares of ‖h‖, ‖t·ĥ‖ and ‖d‖
+        for place in range(queries.shape[1]):
+            value = np.float64(queries[row, place])
+            code = np.rint(value / scale)
+            codes[row, place] = np.uint8(code + (QUERY_LIMIT + 1))
+            rounded = code * scale
+            whole += value * value
+            kept += rounded * rounded
+            lost += (value - rounded) * (value - rounded)
+        scales[row] = scale
+        coefficients[row, 0] = gamma * (np.sqrt(whole) + np.sqrt(kept)) + np.sqrt(lost)
+        coefficients[row, 1] = (1 + gamma) * np.sqrt(kept)
+        coefficients[row, 2] = gamma
+
+
+@compiled
+def _select(
+    sums: NDArray[np.int32],
+    unit: np.float32,
+    coefficients: NDArray[np.float64],
+    scales: NDArray[np.float32],
+    bias: NDArray[np.float32],
+    bounds: NDArray[np.float32],
+    of_chunks: NDArray[np.float32],
+    words: NDArray[np.int32],
+    k: int,
+    items: NDArray[np.int64],
+) -> int:
+    """Puts the items that can be among a query's k best into `items` [room]; how many, or -1.
+
+    One pass: the k highest lower bounds so far are kept as a heap, and whatever has an upper bound
+    below the least of them is out. Chunks without a score near it are not looked into, so neither
+    the mask nor the margins of most items are read. No `words` allow every item; -1 tells that
+    there is not room enough.
+    """
+    room = len(items)
+    highest = np.full(k, -np.inf)  # a heap, its root the least
+    uppers = np.empty(room, np.float64)
+    by_norm, by_lost, by_bias = coefficients
+    n = 0
+    for chunk in range(len(of_chunks)):
+        start = chunk * CHUNK
+        part = slice(start, start + CHUNK)
+        margin = by_norm * of_chunks[chunk, 0] + by_lost * of_chunks[chunk, 1]
+        near = highest[0] - (margin + by_bias * of_chunks[chunk, 2])
+        near -= 1e-6 * abs(near)  # as float32 it is still not above
+        if not _any_near(sums[part], scales[part], bias[part], unit, np.float32(near)):
+            continue
+        for i in range(start, start + CHUNK):
+            if bias[i] == -np.inf or (len(words) and not (words[i >> 5] >> (i & 31)) & 1):
+                continue
+            score = np.float64(np.float32(sums[i]) * scales[i] * unit + bias[i])
+            margin = by_norm * bounds[i, 0] + by_lost * bounds[i, 1] + by_bias * bounds[i, 2]
+            if score + margin < highest[0]:
+                continue
+            if score - margin > highest[0]:
+                _replace_root(highest, score - margin)
+            if n == room:
+                n = _drop(items, uppers, n, highest[0])
+                if 2 * n > room:
+                    return -1
+            items[n], uppers[n] = i, score + margin
+            n += 1
+    return _drop(items, uppers, n, highest[0])
+
+
+@compiled
+def _any_near(
+    sums: NDArray[np.int32],
+    scales: NDArray[np.float32],
+    bias: NDArray[np.float32],
+    unit: np.float32,
+    near: np.float32,
+) -> bool:
+    """Whether a score of a chunk is at least `near`: an `or` is taken many at a time."""
+    found = False
+    for i in range(CHUNK):
+        found |= np.float32(sums[i]) * scales[i] * unit + bias[i] >= near
+    return found
+
+
+@compiled
+def _drop(items: NDArray[np.int64], uppers: NDArray[np.float64], n: int, least: float) -> int:
+    """Keeps those of the first n items whose upper bound reaches `least`; how many."""
+    kept = 0
+    for place in range(n):
+        if uppers[place] >= least:
+            items[kept], uppers[kept] = items[place], uppers[place]
+            kept += 1
+    return kept
+
+
+@compiled
+def _replace_root(heap: NDArray[np.float64], value: float) -> None:
+    """Puts `value` in the place of the least of a heap."""
+    place, end = 0, len(heap)
+    while True:
+        child = 2 * place + 1
+        if child >= end:
+            break
+        if child + 1 < end and heap[child + 1] < heap[child]:
+            child += 1
+        if heap[child] >= value:
+            break
+        heap[place] = heap[child]
+        place = child
+    heap[place] = value
 
 
 class _Scratch(threading.local):
-    """Memory for a thread's scores: fresh pages cost a quarter of a scan."""
+    """Memory for a thread's sums: fresh pages cost a quarter of a scan."""
 
     def __init__(self) -> None:
-        self._memory = np.empty(0, np.float32)
+        self._memory = np.empty(0, np.int32)
 
-    def rows(self, n: int, width: int) -> NDArray[np.float32]:
-        """[n, width] float32 of any content."""
+    def rows(self, n: int, width: int) -> NDArray[np.int32]:
+        """[n, width] int32 of any content."""
         if self._memory.size < n * width:
-            self._memory = np.empty(n * width, np.float32)
+            self._memory = np.empty(n * width, np.int32)
         return self._memory[: n * width].reshape(n, width)
-
-
-def _gather(
-    scores: NDArray[np.float32], starts: NDArray[np.int64], size: int, step: int
-) -> NDArray[np.float32]:
-    """`size` scores [..., size] from each place [...] on, `step` apart."""
-    return scores.reshape(-1).take(starts[..., None] + step * np.arange(size))
-
-
-def _block_size(n_items: int, k: int) -> int:
-    """Items in a block, a power of two: about as many blocks to look at as items in the open k."""
-    return min(_WIDEST_BLOCK, 1 << max(0, ((n_items // k).bit_length() - 1) // 2))
 
 
 def _up(values: NDArray[np.float64]) -> NDArray[np.float32]:

@@ -7,6 +7,8 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.compiled import compiled
+
 from .mask import mask_words
 
 FLOAT_MAX = float(np.finfo(np.float32).max)
@@ -134,20 +136,61 @@ class CheckedIndex(ABC):
 
 
 def best_of(scores: NDArray[np.float32], items: NDArray[np.int64], k: int) -> TopK:
-    """The k highest of scores [B, n] and their items [B, n], ties to the lower item."""
-    if scores.shape[1] > 4 * k:  # a sort of all costs more than to find the k-th first
-        least = np.partition(scores, -k, axis=1)[:, -k, None]
-        reaches = scores >= least
-        row, place = np.nonzero(reaches)
-        counts = np.count_nonzero(reaches, axis=1)
-        shape = len(scores), int(counts.max(initial=0))
-        kept = np.full(shape, -np.inf, np.float32), np.full(shape, -1, np.int64)
-        column = np.arange(len(row)) - (counts.cumsum() - counts)[row]
-        kept[0][row, column], kept[1][row, column] = scores[row, place], items[row, place]
-        scores, items = kept
-    order = np.lexsort((items, -scores), axis=-1)[:, :k]
-    every = np.arange(len(scores))[:, None]
-    return TopK(scores[every, order], items[every, order])
+    """TopK [B, k] of scores [B, n] and their items [B, n], ties to the lower item."""
+    best = TopK.empty(len(scores), k)
+    for row in range(len(scores)):
+        highest(scores[row], items[row], best.scores[row], best.items[row])
+    return best
+
+
+@compiled
+def highest(
+    scores: NDArray[np.float32],
+    items: NDArray[np.int64],
+    best_scores: NDArray[np.float32],
+    best_items: NDArray[np.int64],
+) -> int:
+    """Fills best_scores [k] and best_items [k] with the highest of [n] scores, descending.
+
+    Ties go to the lower item. A heap whose root is the worst of the k best so far.
+
+    Returns:
+        How many were filled, k or n.
+    """
+    size = min(len(scores), len(best_scores))
+    for place in range(size):
+        best_scores[place], best_items[place] = scores[place], items[place]
+    for root in range(size // 2 - 1, -1, -1):
+        _sift(best_scores, best_items, root, size)
+    for place in range(size, len(scores)):
+        score, item = scores[place], items[place]
+        if score > best_scores[0] or (score == best_scores[0] and item < best_items[0]):
+            best_scores[0], best_items[0] = score, item
+            _sift(best_scores, best_items, 0, size)
+    for end in range(size - 1, 0, -1):  # the worst goes last
+        best_scores[0], best_scores[end] = best_scores[end], best_scores[0]
+        best_items[0], best_items[end] = best_items[end], best_items[0]
+        _sift(best_scores, best_items, 0, end)
+    return size
+
+
+@compiled
+def _sift(scores: NDArray[np.float32], items: NDArray[np.int64], root: int, size: int) -> None:
+    """Lets a heap's entry sink until both below it are better."""
+    score, item = scores[root], items[root]
+    while 2 * root + 1 < size:
+        child = 2 * root + 1
+        other = child + 1
+        if other < size and (
+            scores[other] < scores[child]
+            or (scores[other] == scores[child] and items[other] > items[child])
+        ):
+            child = other
+        if scores[child] > score or (scores[child] == score and items[child] < item):
+            break
+        scores[root], items[root] = scores[child], items[child]
+        root = child
+    scores[root], items[root] = score, item
 
 
 def norms(rows: NDArray[np.float32]) -> NDArray[np.float64]:

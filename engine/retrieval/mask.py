@@ -3,6 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.compiled import compiled
+
 WORD_BITS = 32
 
 
@@ -33,3 +35,17 @@ def unpack_mask(words: NDArray[np.int32], n_items: int) -> NDArray[np.bool_]:
     """The inverse of pack_mask: [..., ceil(N / 32)] int32 to [..., N] bool."""
     octets = np.ascontiguousarray(words, "<i4").view(np.uint8)
     return np.unpackbits(octets, axis=-1, count=n_items, bitorder="little").view(np.bool_)
+
+
+@compiled
+def allowed_items(words: NDArray[np.int32]) -> NDArray[np.int64]:
+    """Items [B] that each row of masks [B, ceil(N / 32)] allows."""
+    counts = np.zeros(len(words), np.int64)
+    for row in range(len(words)):
+        for word in words[row]:
+            bits = np.uint32(word)
+            bits -= (bits >> np.uint32(1)) & np.uint32(0x55555555)
+            bits = (bits & np.uint32(0x33333333)) + ((bits >> np.uint32(2)) & np.uint32(0x33333333))
+            bits = (bits + (bits >> np.uint32(4))) & np.uint32(0x0F0F0F0F)
+            counts[row] += np.uint32(bits * np.uint32(0x01010101)) >> np.uint32(24)
+    return counts
