@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,7 @@ def live(bundle: Bundle, events: int = EVENTS) -> Scenario:
 
 def filtered(bundle: Bundle) -> Scenario:
     """Stored households under one filter, whose mask the server has at hand after the first."""
-    return with_filter(stored(bundle), bundle)
+    return replace(with_filter(stored(bundle), bundle), name="filtered")
 
 
 def mixed(bundle: Bundle, events: int = EVENTS) -> Scenario:
@@ -81,7 +81,18 @@ def with_filter(scenario: Scenario, bundle: Bundle) -> Scenario:
     return Scenario(f"{scenario.name}_filtered", asks, scenario.parameters)
 
 
-SCENARIOS = {"stored": stored, "live": live, "filtered": filtered, "mixed": mixed}
+SCENARIOS = ("stored", "live", "filtered", "mixed")
+
+
+def make_scenario(name: str, bundle: Bundle, events: int = EVENTS) -> Scenario:
+    """One of SCENARIOS; `events` is the length of its sequences.
+
+    Raises:
+        DataError: no household has as many events.
+    """
+    sequences = {"live": live, "mixed": mixed}
+    others = {"stored": stored, "filtered": filtered}
+    return sequences[name](bundle, events) if name in sequences else others[name](bundle)
 
 
 def common_filter(bundle: Bundle) -> str:

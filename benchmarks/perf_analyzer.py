@@ -9,7 +9,7 @@ import json
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -21,10 +21,16 @@ from numpy.typing import NDArray
 from engine.errors import BackendUnavailable, ServerError
 
 BESIDE = Path(__file__).resolve().parents[2] / "shared" / "tools" / "perf_analyzer"
-LIMIT_S = 300
+PROBE_LIMIT_S = 300  # a wrapper fetches it the first time
+LIMIT_S = 20  # beyond its seconds: where a server falls far behind, it hangs now and then
+KEEPS_UP = 0.95  # of the requests, answered while they came: else a queue grows
 WARM_UP = 50  # requests at a rate, before those that count
 _LEAST = 200  # requests of a run: of fewer there is no 99th percentile
 Protocol = Literal["grpc", "http"]
+
+
+class Unfinished(ServerError):  # noqa: N818 - reads as what it says
+    """A run that did not end in time."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +127,11 @@ def find() -> Path:
     for path in (shutil.which("perf_analyzer"), str(BESIDE) if BESIDE.is_file() else None):
         if path is not None:
             probe = subprocess.run(
-                [path, "--version"], capture_output=True, text=True, timeout=LIMIT_S, check=False
+                [path, "--version"],
+                capture_output=True,
+                text=True,
+                timeout=PROBE_LIMIT_S,
+                check=False,
             )
             if probe.returncode == 0:
                 return Path(path)
@@ -136,6 +146,7 @@ def closed_loop(target: Target, concurrency: int, seconds: float = 3.0) -> Load:
     """Load of `concurrency` clients, each of which sends when it was answered."""
     return _run(
         target,
+        seconds,
         *("--concurrency-range", str(concurrency)),
         # Three windows whatever they hold: whether they agree is for the caller's repeats to say.
         *("--measurement-interval", str(round(seconds * 1000 / 3)), "--stability-percentage"),
@@ -145,23 +156,54 @@ def closed_loop(target: Target, concurrency: int, seconds: float = 3.0) -> Load:
 
 def poisson(target: Target, rate_per_s: float, seconds: float = 3.0) -> Load:
     """Requests at random times, sent whether or not the ones before were answered."""
+    n = max(_LEAST, round(rate_per_s * seconds))
     return _run(
         target,
+        n / rate_per_s,
         *("--request-rate-range", f"{rate_per_s:.3f}", "--request-distribution", "poisson"),
-        *("--request-count", str(max(_LEAST, round(rate_per_s * seconds)))),
+        *("--request-count", str(n)),
         *("--warmup-request-count", str(WARM_UP)),
     )
 
 
-def _run(target: Target, *load: str) -> Load:
-    """Raises ServerError with perf_analyzer's own words where it failed or a request did."""
+def holds(target: Target, objective_ms: float, seconds: float) -> Callable[[float], float | None]:
+    """For `highest_rate`: p99 is within the objective, and answers keep up with requests."""
+
+    def held(rate_per_s: float) -> float | None:
+        try:
+            load = poisson(target, rate_per_s, seconds)
+        except Unfinished:
+            return None
+        keeps_up = load.throughput_per_s >= KEEPS_UP * load.arrival_per_s
+        within = load.statistics()["p99_ms"] <= objective_ms
+        return load.arrival_per_s if keeps_up and within else None
+
+    return held
+
+
+def _run(target: Target, seconds: float, *load: str) -> Load:
+    """One run that should take `seconds`.
+
+    Raises:
+        Unfinished: it did not end.
+        ServerError: it failed, or a request did; in perf_analyzer's own words.
+    """
     with tempfile.TemporaryDirectory() as folder:
         export, table = Path(folder) / "export.json", Path(folder) / "table.csv"
         # By threads each would wait for its answer, and a request at a rate for a free thread.
         command = [str(find()), *_where(target), *load, "--async"]
         command += ["--input-data", str(target.inputs), "--profile-export-file", str(export)]
         command += ["-f", str(table), "--verbose-csv"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, check=False)
+        limit_s = LIMIT_S + 2 * seconds
+        try:
+            done = subprocess.run(
+                command, capture_output=True, text=True, timeout=limit_s, check=False
+            )
+        except subprocess.TimeoutExpired:
+            words = " ".join(load)
+            raise Unfinished(
+                f"{target.name}: expected perf_analyzer {words} to end within {limit_s:g} s"
+            ) from None
         if done.returncode != 0:
             said = " ".join((done.stderr.strip() or done.stdout[-500:]).split())
             raise ServerError(

@@ -27,7 +27,7 @@ from benchmarks.load_inputs import (
     write_tensors,
 )
 from benchmarks.paper_bundle import paper_bundle
-from benchmarks.perf_analyzer import Load, Target, closed_loop, find, poisson
+from benchmarks.perf_analyzer import Target, closed_loop, find, holds
 from benchmarks.processes import mapped_files, model_process, resident_bytes
 from benchmarks.rate_search import highest_rate
 from benchmarks.service import PATH, JsonClient, Service
@@ -242,23 +242,13 @@ def poisson_rate(setting: Setting) -> Iterator[Read]:
 
         def repeat() -> Statistics:
             for way, target in targets.items():
-                start[way] = highest_rate(holds(target, OBJECTIVE_MS), start[way], step=1.15)
+                start[way] = highest_rate(
+                    holds(target, OBJECTIVE_MS, seconds=1.5), start[way], step=1.15
+                )
             return {way: {"highest_rate_per_s": rate} for way, rate in start.items()}
 
         parameters = _parameters(setting, bundle, scenario)
         yield Read("poisson_rate", parameters | {"objective_p99_ms": OBJECTIVE_MS}, repeat)
-
-
-def holds(target: Target, objective_ms: float, seconds: float = 2.0) -> Callable[[float], Any]:
-    """For `highest_rate`: p99 is within the objective, and answers keep up with requests."""
-
-    def held(rate_per_s: float) -> float | None:
-        load: Load = poisson(target, rate_per_s, seconds)
-        keeps_up = load.throughput_per_s >= 0.95 * load.arrival_per_s
-        within = load.statistics()["p99_ms"] <= objective_ms
-        return load.arrival_per_s if keeps_up and within else None
-
-    return held
 
 
 @contextmanager
