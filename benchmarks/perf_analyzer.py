@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
+from math import ceil
 from pathlib import Path
 from typing import Literal, Self
 
@@ -105,8 +106,8 @@ class Load:
     @property
     def throughput_per_s(self) -> float:
         """Requests answered in a second."""
-        begin, end = self.sent_ns[0], (self.sent_ns + self.latency_ms * 1e6).max()
-        return float(len(self.sent_ns) / (end - begin) * 1e9)
+        since_ns = self.sent_ns - self.sent_ns[0]  # unix nanoseconds are beyond float64
+        return float(len(since_ns) / (since_ns + self.latency_ms * 1e6).max() * 1e9)
 
     def statistics(self) -> dict[str, float]:
         """Percentiles of the latency, throughput and n."""
@@ -143,7 +144,10 @@ def find() -> Path:
 
 
 def closed_loop(target: Target, concurrency: int, seconds: float = 3.0) -> Load:
-    """Load of `concurrency` clients, each of which sends when it was answered."""
+    """Load of `concurrency` clients, each of which sends when it was answered.
+
+    In three windows; where a machine is so busy that one of them sees no answer, it fails.
+    """
     return _run(
         target,
         seconds,
@@ -155,8 +159,12 @@ def closed_loop(target: Target, concurrency: int, seconds: float = 3.0) -> Load:
 
 
 def poisson(target: Target, rate_per_s: float, seconds: float = 3.0) -> Load:
-    """Requests at random times, sent whether or not the ones before were answered."""
-    n = max(_LEAST, round(rate_per_s * seconds))
+    """Requests at random times, sent whether or not the ones before were answered.
+
+    Args:
+        seconds: at least 1; perf_analyzer refuses fewer requests than that.
+    """
+    n = max(_LEAST, ceil(rate_per_s * seconds))
     return _run(
         target,
         n / rate_per_s,

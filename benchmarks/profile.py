@@ -20,6 +20,7 @@ from typing import Annotated, Any
 
 import tritonclient.grpc
 import typer
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
@@ -77,7 +78,7 @@ class Effort:
 
 
 FULL = Effort(4.0, CONCURRENCIES, SHARES, confirm=3, tolerance=0.05)
-QUICK = Effort(1.0, (1, BUSY), (0.5,), confirm=1, tolerance=0.15)
+QUICK = Effort(2.0, (1, BUSY), (0.5,), confirm=1, tolerance=0.15)
 
 
 class Statistics:
@@ -188,7 +189,7 @@ def tables_of(rows: Sequence[Row]) -> list[Table]:
 
 
 def _table(*heads: str, title: str) -> Table:
-    table = Table(title=title)
+    table = Table(title=title, box=SIMPLE)
     for place, head in enumerate(heads):
         table.add_column(head, justify="left" if place < 2 else "right", no_wrap=True)
     return table
