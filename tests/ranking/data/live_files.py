@@ -43,7 +43,8 @@ def write_files(folder: Path, n: int = 400, seed: int = 0) -> dict[str, pl.DataF
     for name, rows in (("user", n_users), ("streamer", n_streamers)):
         tables[name] = pl.DataFrame(
             {
-                f"{name}_id": range(rows), "age": ["18-23"] * rows, "gender": ["M", "F", "M"] * (rows // 3),
+                f"{name}_id": range(rows), "age": ["18-23"] * rows,
+                "gender": ["M", "F", "M"] * (rows // 3),
                 "reg_timestamp": ["2023-05-03"] * rows, "onehot_feat0": [0] * rows,
             }
         )  # fmt: skip

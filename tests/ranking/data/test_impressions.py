@@ -68,5 +68,5 @@ def test_an_objective_is_required() -> None:
     bare = frame().drop("label_click", "label_gift")
     with pytest.raises(DataError, match=r"^f: expected a column label_\* for each objective, got"):
         Impressions.of(bare, "f")
-    with pytest.raises(DataError, match="f column time: expected unix seconds .* no such column"):
+    with pytest.raises(DataError, match=r"f column time: expected unix seconds .* no such column"):
         Impressions.of(frame().drop("time"), "f")

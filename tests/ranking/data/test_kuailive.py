@@ -1,6 +1,5 @@
 """KuaiLive's published form, read into impressions, against a join written out row by row."""
 
-import importlib.util
 from pathlib import Path
 
 import numpy as np
@@ -9,19 +8,12 @@ import pytest
 
 from engine.errors import DataError
 from engine.ranking.data.kuailive import load_kuailive, title_embeddings
-
-_spec = importlib.util.spec_from_file_location(
-    "live_files", Path(__file__).parent / "live_files.py"
-)
-assert _spec is not None
-live_files = importlib.util.module_from_spec(_spec)
-assert _spec.loader is not None
-_spec.loader.exec_module(live_files)
+from tests.ranking.data.live_files import write_files
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    live_files.write_files(tmp_path)
+    write_files(tmp_path)
     return tmp_path
 
 
@@ -48,9 +40,7 @@ def test_an_answer_belongs_to_the_last_click_before_it(folder: Path) -> None:
     expected = set()
     for user, live, _, time in pl.read_csv(folder / "comment.csv").iter_rows():
         before = click.filter(
-            (pl.col("user_id") == user)
-            & (pl.col("live_id") == live)
-            & (pl.col("timestamp") <= time)
+            pl.col("user_id") == user, pl.col("live_id") == live, pl.col("timestamp") <= time
         )
         expected.add((str(user), live, before["timestamp"].max() // 1000))
     frame = load_kuailive(folder).impressions.frame.filter("label_comment")
@@ -107,8 +97,7 @@ def test_files_that_are_not_as_published_are_refused(folder: Path) -> None:
     rewrite(folder, "negative", pl.lit(99).alias("live_id"))
     with pytest.raises(DataError, match=r"room.csv column live_id: expected every room .* of 99$"):
         load_kuailive(folder)
-    rewrite(folder, "user", pl.lit(1).alias("user_id"))
-    live_files.write_files(folder.joinpath("."))
+    write_files(folder)
     rewrite(folder, "user", pl.lit(1).alias("user_id"))
     with pytest.raises(DataError, match=r"user.csv row 1 column user_id: expected each value once"):
         load_kuailive(folder)
