@@ -1,0 +1,64 @@
+"""Every case that this machine can run: `pytest benchmarks --benchmark-only [-k CASE] [--store]`.
+
+A row of pytest-benchmark's table is a case, and its columns are the engine's; all ways, measured in
+the same rounds, stand in the extra information and in the table below it.
+"""
+
+from pathlib import Path
+
+import pytest
+import torch
+from pytest_benchmark.fixture import BenchmarkFixture
+
+from engine.errors import BackendUnavailable
+
+from . import shop_bundle
+from .case import Case, Setting, Timed
+from .cases import CASES
+from .conftest import ROWS
+from .suite import measure, store
+
+DEMO = Path(__file__).resolve().parents[1] / "artifacts" / "demo" / "bundle"
+
+
+@pytest.fixture(scope="session")
+def setting(request: pytest.FixtureRequest) -> Setting:
+    """The bundle asked for, else the demo's, else one of random weights over the same shop."""
+    bundle = request.config.getoption("bundle")
+    if bundle is None:
+        bundle = DEMO if DEMO.exists() else shop_bundle.random_bundle()
+    return Setting(bundle, request.config.getoption("threads"))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_case(
+    benchmark: BenchmarkFixture, setting: Setting, name: str, pytestconfig: pytest.Config
+) -> None:
+    benchmark.group = name
+    try:
+        with CASES[name](setting) as case:
+            turns = measure(case, benchmark)
+            on_device = _device_times(case)
+    except BackendUnavailable as error:
+        pytest.skip(f"not run: {error}")
+    benchmark.extra_info |= {**turns.parameters, **turns.work, **on_device}
+    for way, found in turns.ways.items():
+        benchmark.extra_info |= {f"{way} {name}": value for name, value in found.items()}
+    pytestconfig.stash[ROWS].append(turns)
+    if pytestconfig.getoption("store"):
+        store(turns, setting.bundle.name if setting.bundle != DEMO else "demo")
+
+
+def _device_times(case: Case) -> dict[str, float]:
+    """Time of the device alone with a cold cache, of every way of a case that runs on a GPU."""
+    if not isinstance(case, Timed) or case.parameters.get("device") != "cuda":
+        return {}
+    assert torch.cuda.is_available()
+    from triton.testing import do_bench
+
+    times = {way: do_bench(call, quantiles=[0.5, 0.95]) for way, call in case.ways.items()}
+    return {
+        f"{way} device_{name}_us": 1e3 * ms
+        for way, both in times.items()
+        for name, ms in zip(("p50", "p95"), both, strict=True)
+    }
