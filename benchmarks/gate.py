@@ -33,6 +33,7 @@ KEPT = ROOT / "artifacts" / "gate" / "results.json"  # what the last run measure
 STATUS = {"pass": 0, "breach": 1, "undecided": 2}
 REFUSED = 3
 _QUICK_S, _FULL_S = 150.0, 3600.0
+_LOG_WIDTH = 130
 _FORMS = {"value": "{:g}", "ratio": "{:g} × {}", "difference": "{1} + {0:g}"}
 _STYLE = {"pass": "green", "undecided": "yellow", "not run": "bold yellow"}
 
@@ -190,10 +191,15 @@ def run(options: argparse.Namespace, cases: Mapping[str, Opener], console: Conso
 def main(arguments: Sequence[str] | None = None, cases: Mapping[str, Opener] = CASES) -> int:
     """Entry point: an expected error is one line on stderr."""
     try:
-        return run(_parse(arguments), cases, Console())
+        return run(_parse(arguments), cases, _console())
     except StarsError as error:
         print(f"stars gate: {error}", file=sys.stderr)
         return REFUSED
+
+
+def _console() -> Console:
+    """Wide enough for the table where a log, not a terminal, takes it."""
+    return Console() if sys.stdout.isatty() else Console(width=_LOG_WIDTH)
 
 
 class _Parser(argparse.ArgumentParser):
