@@ -18,9 +18,10 @@ _R = TypeVar("_R")
 def compiled(function: Callable[_P, _R]) -> Callable[_P, _R]:
     """The function as machine code, for the types that it is first called with.
 
-    Numbers in it are never NaN and signed zeros are equal, which is what maxima need to be taken
-    several at a time; sums keep their order. The interpreter lock is free meanwhile.
+    Numbers in it are never NaN. Sums may be taken several at a time, always in the same way: the
+    same arguments give the same bits. The interpreter lock is free meanwhile.
     """
-    jit = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"nnan", "nsz"})
+    allowed = {"nnan", "nsz", "reassoc", "contract"}
+    jit = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=allowed)
     result: Callable[_P, _R] = jit(function)
     return result

@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .compiled import compiled
 from .data.clock import DAY_S
 
 _PRIOR = 5.0  # observations that the catalogue's mean counts as
@@ -148,15 +149,6 @@ def repeat_history(
     )
 
 
-class Usual(NamedTuple):
-    """What others do with an item, [m] float32 each: the chance that a buyer buys it again, days
-    between two purchases, log of its share of all purchases."""
-
-    rebuy_rate: NDArray[np.float32]
-    gap_days: NDArray[np.float32]
-    log_p: NDArray[np.float32]
-
-
 @dataclass(frozen=True)
 class RepeatItemStatistics:
     """What the training set says of each item.
@@ -177,34 +169,15 @@ class RepeatItemStatistics:
     FIELDS: ClassVar = ("count", "buyers", "again", "span_days", "subclass")
 
     @cached_property
-    def _means(self) -> tuple[float, float, float]:
-        """Rate of buying again and gap in days over all items, log of all (smoothed) purchases."""
+    def arrays(self) -> tuple[NDArray[Any], ...]:
+        """The fields; what few observations lean on: [3] the rate of buying again and the gap in
+        days over all items, all (smoothed) purchases; an entry for each subclass."""
         purchases, buyers = float(self.count.sum()), float(self.buyers.sum())
         rate = float(self.again.sum()) / max(buyers, 1)
         gap = float(self.span_days.sum()) / max(purchases - buyers, 1)
-        return rate, gap, float(np.log(purchases + len(self.count)))
-
-    def without(
-        self, item: NDArray[np.int32], count: NDArray[np.float32], span: NDArray[np.float32]
-    ) -> Usual:
-        """Statistics of items [m] without one user's own purchases; few lean on the mean.
-
-        With them, a training position would read its own answer: that the item is bought again.
-
-        Args:
-            item: [m] int32.
-            count, span: [m] float32 purchases by the user and seconds from the first to the last.
-        """
-        rate, gap, log_total = self._means
-        buyers = self.buyers[item] - (count > 0)
-        purchases = self.count[item] - count
-        again = self.again[item] - (count > 1)
-        days = np.maximum(self.span_days[item] - span / DAY_S, 0)
-        return Usual(
-            (again + _PRIOR * rate) / (buyers + _PRIOR),
-            (days + _PRIOR * gap) / (purchases - buyers + _PRIOR),
-            np.log(purchases + 1) - np.float32(log_total),
-        )
+        means = np.array([rate, gap, purchases + len(self.count)])
+        kinds = np.empty(int(self.subclass.max(initial=-1)) + 1, np.bool_)
+        return (*(getattr(self, name) for name in self.FIELDS), means, kinds)
 
 
 def repeat_features(
@@ -217,75 +190,108 @@ def repeat_features(
         items: statistics of the catalogue.
         times: [len(states)] int64 unix seconds of the requests.
     """
-    sizes = [len(state.item) for state in states]
-    owner = np.repeat(np.arange(len(states)), sizes)
-    index, count, first_time, last_time, last_session, decayed = (
-        np.concatenate([getattr(state, field) for state in states]) for field in RepeatState.FIELDS
-    )
-    n_sessions = np.array([state.n_sessions for state in states])
-    n_bought = np.bincount(owner, weights=count, minlength=len(states))
-    since_session = _days(times - np.array([state.last_session_time for state in states]))
-
-    days = _days(times[owner] - last_time)
-    own_gap = count > 1
-    span = (last_time - first_time).astype(np.float32)
-    usual = items.without(index, _all(states, "all_count", count), _all(states, "all_span", span))
-    gap = np.where(own_gap, span / DAY_S / np.maximum(count - 1, 1), usual.gap_days)
-    sessions_since = n_sessions[owner] - 1 - last_session
-    recent = np.log1p(decayed * _decay(days))
-
-    _, group = np.unique(
-        owner * np.int64(len(items.subclass)) + items.subclass[index], return_inverse=True
-    )
-    group_count = np.bincount(group, weights=count)
-    group_last = np.full(len(group_count), np.iinfo(np.int64).min)
-    np.maximum.at(group_last, group, last_time)
-
-    columns = (
-        np.log1p(count),
-        recent[:, 0],
-        recent[:, 1],
-        recent[:, 2],
-        np.log1p(days),
-        np.log1p(sessions_since),
-        count / np.maximum(n_sessions, 1)[owner],
-        np.log((days + 1) / (gap + 1)),
-        own_gap,
-        sessions_since == 0,
-        usual.rebuy_rate,
-        usual.log_p,
-        np.log1p(usual.gap_days),
-        np.log1p(since_session)[owner],
-        np.log1p(n_sessions)[owner],
-        np.log1p(n_bought / np.maximum(n_sessions, 1))[owner],
-        count / group_count[group],
-        np.log1p(_days(times[owner] - group_last[group])),
-    )
-    features: NDArray[np.float32] = np.stack(columns, axis=1).astype(np.float32)
-    return features
+    ends = np.cumsum([len(state.item) for state in states], dtype=np.int64).tolist()
+    # A row a feature and its kind: functions of a whole row are taken many numbers at a time.
+    rows = np.empty((len(_ROWS) + len(HALF_LIVES_DAYS), ends[-1] if ends else 0), np.float32)
+    start = 0
+    for state, end, time in zip(states, ends, times.tolist(), strict=True):
+        of_all: tuple[NDArray[Any], ...] = state.count, state.last_time - state.first_time
+        if state.all_count is not None and state.all_span is not None:
+            of_all = state.all_count, state.all_span
+        own = tuple(getattr(state, name) for name in RepeatState.FIELDS)
+        now = time, state.n_sessions, state.last_session_time
+        _fill(rows[:, start:end], own, of_all, now, items.arrays)
+        start = end
+    recent = rows[: len(HALF_LIVES_DAYS)]
+    np.exp2(recent, out=recent)
+    recent *= rows[len(_ROWS) :]
+    np.log1p(rows[:_LOG1P], out=rows[:_LOG1P])
+    np.log(rows[_LOG1P:_LOG], out=rows[_LOG1P:_LOG])
+    return np.ascontiguousarray(rows[_PLACES].T)
 
 
-def _all(
-    states: Sequence[RepeatState], name: str, default: NDArray[np.float32]
-) -> NDArray[np.float32]:
-    """One of the states' `all_…` arrays, concatenated like `default`, which stands in for None."""
-    starts = np.cumsum([0, *(len(state.item) for state in states)])
-    parts = [
-        default[start : start + len(state.item)]
-        if getattr(state, name) is None
-        else getattr(state, name)
-        for start, state in zip(starts, states, strict=False)
-    ]
-    return np.concatenate(parts)
+# FEATURES by what is taken of the numbers that _fill writes: log1p, log, nothing.
+_ROWS = (
+    "log_decayed_14d", "log_decayed_45d", "log_decayed_120d", "log_count", "log_days_since",
+    "log_sessions_since", "log_item_gap_days", "log_days_since_session", "log_sessions",
+    "log_items_per_session", "log_days_since_subclass",
+    "log_gap_ratio", "log_popularity",
+    "share_of_sessions", "has_own_gap", "in_last_session", "rebuy_rate", "share_of_subclass",
+)  # fmt: skip
+_LOG1P, _LOG = _ROWS.index("log_gap_ratio"), _ROWS.index("share_of_sessions")
+_PLACES = np.array([_ROWS.index(name) for name in FEATURES])
+
+
+@compiled
+def _fill(
+    rows: NDArray[np.float32],
+    own: tuple[NDArray[Any], ...],
+    of_all: tuple[NDArray[Any], ...],
+    now: tuple[int, int, int],
+    statistics: tuple[NDArray[Any], ...],
+) -> None:
+    """What _ROWS are made of, [m] each, and behind them the decayed counts, of one state.
+
+    The statistics are taken without the user's own purchases: with them, a training position would
+    read its own answer, that the item is bought again.
+
+    Args:
+        own: its `RepeatState.FIELDS`.
+        of_all: count and span in seconds that the statistics hold of the user.
+        now: time, sessions, time of the last one.
+        statistics: `RepeatItemStatistics.arrays`.
+    """
+    item, count, first_time, last_time, last_session, decayed = own
+    all_count, all_span = of_all
+    time, n_sessions, last_session_time = now
+    purchases, buyers, again, span_days, subclass, (rate, gap, total), kinds = statistics
+    in_subclass = np.zeros(len(kinds))
+    last_in_subclass = np.full(len(kinds), np.iinfo(np.int64).min)
+    bought = 0.0
+    for i in range(len(item)):
+        kind = subclass[item[i]]
+        bought += count[i]
+        in_subclass[kind] += count[i]
+        last_in_subclass[kind] = max(last_in_subclass[kind], last_time[i])
+    sessions = max(n_sessions, 1)
+    for i in range(len(item)):
+        j, kind = item[i], subclass[item[i]]
+        days = _days(time - last_time[i])
+        others = buyers[j] - (all_count[i] > 0)
+        others_bought = purchases[j] - all_count[i]
+        others_days = max(span_days[j] - all_span[i] / DAY_S, 0.0)
+        usual_gap = (others_days + _PRIOR * gap) / (others_bought - others + _PRIOR)
+        gap_days = usual_gap
+        if count[i] > 1:
+            gap_days = (last_time[i] - first_time[i]) / DAY_S / (count[i] - 1)
+        sessions_since = n_sessions - 1 - last_session[i]
+        for place in range(3):
+            rows[place, i] = -days / HALF_LIVES_DAYS[place]
+            rows[len(rows) - 3 + place, i] = decayed[i, place]
+        rows[3, i] = count[i]
+        rows[4, i] = days
+        rows[5, i] = sessions_since
+        rows[6, i] = usual_gap
+        rows[7, i] = _days(time - last_session_time)
+        rows[8, i] = n_sessions
+        rows[9, i] = bought / sessions
+        rows[10, i] = _days(time - last_in_subclass[kind])
+        rows[11, i] = (days + 1) / (gap_days + 1)
+        rows[12, i] = (others_bought + 1) / total
+        rows[13, i] = count[i] / sessions
+        rows[14, i] = count[i] > 1
+        rows[15, i] = sessions_since == 0
+        rows[16, i] = (again[j] - (all_count[i] > 1) + _PRIOR * rate) / (others + _PRIOR)
+        rows[17, i] = count[i] / in_subclass[kind]
+
+
+@compiled
+def _days(seconds: int) -> float:
+    """Seconds as days, never negative: a request may carry an earlier time than its history."""
+    return max(seconds / DAY_S, 0.0)
 
 
 def _decay(days: NDArray[np.float32]) -> NDArray[np.float32]:
     """Factors [n, 3] by which a count fades over `days` [n]."""
     factors: NDArray[np.float32] = np.exp2(-days[:, None] / HALF_LIVES_DAYS)
     return factors
-
-
-def _days(seconds: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Seconds as days, never negative: a request may carry an earlier time than its history."""
-    days: NDArray[np.float32] = np.maximum(seconds / DAY_S, 0).astype(np.float32)
-    return days

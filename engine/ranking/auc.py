@@ -92,22 +92,32 @@ def bootstrap(
     request: Ids,
     *,
     grouped: bool,
+    unit: Ids | None = None,
     resamples: int = 1000,
     seed: int = 0,
 ) -> F64:
-    """AUC (or GAUC) of S score vectors on the same resampled requests, [resamples, S, M].
+    """AUC (or GAUC) of S score vectors on the same resamples, [resamples, S, M].
 
-    Requests are drawn, not impressions, since those of one request depend on each other. As all
-    S see the same draws, differences between them are paired. NaN where a draw lacks a class.
+    Units are drawn, not impressions, since those of one unit depend on each other. As all S see
+    the same draws, differences between them are paired. NaN where a draw lacks a class.
 
     Args:
         scores: [S, n].
         grouped: GAUC instead of AUC.
+        unit: [n] what is drawn, whole requests each, as a user; None is the request itself.
+    Raises:
+        ValueError: a request of two units.
     """
-    n_requests = int(request.max()) + 1
-    shown = np.bincount(request, minlength=n_requests) > 0
+    first = np.zeros(int(request.max()) + 1, np.int64)
+    unit = request if unit is None else unit
+    first[request] = unit
+    if (split := first[request] != unit).any():
+        wrong = int(request[split][0])
+        raise ValueError(f"auc: unit: expected whole requests, got two units in request {wrong}")
+    shown = np.bincount(unit) > 0
     rng = np.random.default_rng(seed)
-    weight = rng.multinomial(shown.sum(), shown / shown.sum(), size=resamples).astype(np.float64)
+    drawn_units = rng.multinomial(shown.sum(), shown / shown.sum(), size=resamples)
+    weight = drawn_units.astype(np.float64)[:, first]  # [resamples, Q]
     if grouped:
         values = np.stack([per_request(row, labels, request) for row in scores], 1)  # [Q, S, M]
         with np.errstate(invalid="ignore"):  # 0/0 is the NaN that is promised

@@ -1,5 +1,7 @@
 """Item masks as bitmaps: 32 items a word, as the exact scan of every backend reads them."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -49,3 +51,21 @@ def allowed_items(words: NDArray[np.int32]) -> NDArray[np.int64]:
             bits = (bits + (bits >> np.uint32(4))) & np.uint32(0x0F0F0F0F)
             counts[row] += np.uint32(bits * np.uint32(0x01010101)) >> np.uint32(24)
     return counts
+
+
+@compiled
+def without(words: NDArray[np.int32], items: NDArray[np.integer[Any]]) -> NDArray[np.int32]:
+    """A copy of one mask [ceil(N / 32)] that does not allow the items [m] either."""
+    masked = words.copy()
+    for item in items:
+        masked[item >> 5] &= ~(np.int32(1) << np.int32(item & 31))
+    return masked
+
+
+@compiled
+def are_allowed(words: NDArray[np.int32], items: NDArray[np.integer[Any]]) -> NDArray[np.bool_]:
+    """Whether one mask [ceil(N / 32)] allows each of the items [m]."""
+    allowed = np.empty(len(items), np.bool_)
+    for place in range(len(items)):
+        allowed[place] = (words[items[place] >> 5] >> (items[place] & 31)) & 1
+    return allowed

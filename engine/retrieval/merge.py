@@ -5,6 +5,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.compiled import compiled
+
+from .index import highest
+
 
 class RankedList(NamedTuple):
     """One list of answers, best first; places without an item hold -1, -inf and source -1.
@@ -36,7 +40,7 @@ def merge_repeats(
     """The k highest scores of both lists, ties to the lower index.
 
     Args:
-        items: [n] int64, a row of TopK.items: padded with -1.
+        items: [n] int64, a row of TopK.items: best first, padded with -1.
         scores: [n] float32, the same row of TopK.scores.
         repeat_items: [m] int64, allowed to be answered and masked out of the catalogue search.
         repeat_logits: [m] float32, not NaN.
@@ -51,17 +55,41 @@ def merge_repeats(
         )
     if np.isnan(repeat_logits).any():
         raise ValueError("merge_repeats: repeat_logits: expected numbers, got NaN")
-    found = int(np.count_nonzero(items >= 0))
-    both_items = np.concatenate([items[:found], repeat_items])
-    both_scores = np.concatenate([scores[:found], repeat_logits])
-    order = np.lexsort((both_items, -both_scores))[:k]
     merged = Merged(
         np.full(k, -1, np.int64), np.full(k, -np.inf, np.float32), np.zeros(k, np.bool_)
     )
-    merged.items[: order.size] = both_items[order]
-    merged.scores[: order.size] = both_scores[order]
-    merged.is_repeat[: order.size] = order >= found
+    _merge(items, scores, repeat_items, repeat_logits, *merged)
     return merged
+
+
+@compiled
+def _merge(
+    items: NDArray[np.int64],
+    scores: NDArray[np.float32],
+    repeat_items: NDArray[np.int64],
+    repeat_logits: NDArray[np.float32],
+    merged_items: NDArray[np.int64],
+    merged_scores: NDArray[np.float32],
+    is_repeat: NDArray[np.bool_],
+) -> None:
+    """Fills the merged list [k] from one that is sorted and one that is not."""
+    k = len(merged_items)
+    best_items, best_logits = np.empty(k, np.int64), np.empty(k, np.float32)
+    n_repeats = highest(repeat_logits, repeat_items, best_logits, best_items)
+    found = repeats = 0
+    for place in range(k):
+        is_left = found < len(items) and items[found] >= 0
+        if repeats < n_repeats and (
+            not is_left
+            or best_logits[repeats] > scores[found]
+            or (best_logits[repeats] == scores[found] and best_items[repeats] < items[found])
+        ):
+            merged_items[place], merged_scores[place] = best_items[repeats], best_logits[repeats]
+            is_repeat[place] = True
+            repeats += 1
+        elif is_left:
+            merged_items[place], merged_scores[place] = items[found], scores[found]
+            found += 1
 
 
 def round_robin(first: RankedList, second: RankedList, k: int) -> RankedList:
@@ -72,28 +100,36 @@ def round_robin(first: RankedList, second: RankedList, k: int) -> RankedList:
     Returns:
         RankedList of k, padded.
     """
-    taken: dict[int, tuple[float, int]] = {}
-    turns = [_entries(first), _entries(second)]
-    positions = [0, 0]
-    side = 0
-    while len(taken) < k:
-        while positions[side] < len(turns[side]) and turns[side][positions[side]][0] in taken:
-            positions[side] += 1
-        if positions[side] < len(turns[side]):
-            item, score, source = turns[side][positions[side]]
-            taken[item] = (score, source)
-        elif positions[1 - side] >= len(turns[1 - side]):
-            break
-        side = 1 - side
     merged = RankedList(
         np.full(k, -1, np.int64), np.full(k, -np.inf, np.float32), np.full(k, -1, np.int32)
     )
-    for place, (item, (score, source)) in enumerate(taken.items()):
-        merged.items[place], merged.scores[place], merged.source[place] = item, score, source
+    _interleave(first, second, merged)
     return merged
 
 
-def _entries(ranked: RankedList) -> list[tuple[int, float, int]]:
-    """The places that hold an item."""
-    rows = zip(ranked.items.tolist(), ranked.scores.tolist(), ranked.source.tolist(), strict=True)
-    return [row for row in rows if row[0] >= 0]
+@compiled
+def _interleave(first: RankedList, second: RankedList, merged: RankedList) -> None:
+    """Fills `merged` by turns."""
+    taken = 0
+    places = [0, 0]
+    ended = 0
+    while taken < len(merged.items) and ended < 2:
+        for turn in range(2):
+            side = first if turn == 0 else second
+            place = places[turn]
+            while (
+                place < len(side.items)
+                and side.items[place] >= 0
+                and side.items[place] in merged.items[:taken]
+            ):
+                place += 1
+            if place == len(side.items) or side.items[place] < 0:
+                ended += 1
+                continue
+            ended = 0
+            if taken < len(merged.items):
+                merged.items[taken] = side.items[place]
+                merged.scores[taken] = side.scores[place]
+                merged.source[taken] = side.source[place]
+                taken += 1
+            places[turn] = place + 1

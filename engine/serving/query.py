@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from time import time as now
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,7 @@ from engine.errors import RequestError, SignalError
 from engine.features import History
 from engine.repeats import RepeatState, repeat_history
 from engine.retrieval.filters import FilterCache
+from engine.retrieval.mask import pack_mask
 from engine.store.users import UserRecord
 
 from .request import Request
@@ -21,7 +23,17 @@ from .weights import RequestWeights
 NEXT, GENERAL = 0, 1
 _HEADS = {"next": (NEXT,), "general": (GENERAL,), "round_robin": (NEXT, GENERAL)}
 NOW_S = 3600  # a feature source speaks of requests at most this far from now
+_QUARTER_S = 900  # every time zone changes its fields at quarters of an hour
 _SIGNAL_STDS_MAX = 10_000  # beyond it scores could leave float32
+
+
+class Moment(NamedTuple):
+    """A time as the calendar has it, see `Calendar.fields`."""
+
+    hour: int
+    weekday: int
+    week: int
+    day: int
 
 
 @dataclass
@@ -35,7 +47,8 @@ class Query:
         history: events that decide the vectors and the context's gap; the stored ones and the new.
         state: repeat items, as of the last event.
         live: the vectors must be computed, since there are events that no stored vector knows.
-        allowed: [N] bool, active items that pass the filter.
+        moment: the time as the calendar has it.
+        allowed: mask [ceil(N / 32)] of the active items that pass the filter.
         signals: [S] standardised external signals.
         vectors: [2, D] h_next and h_gen, then with δ.
         delta: [D] context offset δ.
@@ -48,7 +61,8 @@ class Query:
     history: History
     state: RepeatState
     live: bool
-    allowed: NDArray[np.bool_]
+    moment: Moment
+    allowed: NDArray[np.int32]
     signals: NDArray[np.float32]
     vectors: NDArray[np.float32]
     delta: NDArray[np.float32]
@@ -79,12 +93,15 @@ class Resolver:
         self._source, self.signal_errors = source, 0
         self._manifest = manifest = bundle.manifest
         self._catalogue = catalogue
+        self._active = pack_mask(catalogue.active)
         self.filters = FilterCache(catalogue.columns)
         self.calendar = weights.calendar(manifest)
+        self._quarter, self._fields = -1, Moment(0, 0, 0, 0)
 
     def set_catalogue(self, catalogue: Catalogue) -> None:
         """Later queries are of these items."""
         self._catalogue = catalogue
+        self._active = pack_mask(catalogue.active)
         self.filters.replace(catalogue.columns)
 
     def resolve(self, request: Request, record: UserRecord | None) -> Query:
@@ -94,10 +111,11 @@ class Resolver:
             RequestError: the request names something that the bundle does not hold.
         """
         time = int(now()) if request.time is None else request.time
-        allowed = self._catalogue.active
+        moment = self._moment(time)
+        allowed = self._active
         if request.filter is not None:
-            allowed = allowed & self.filters.mask(request.filter)
-        signals = self._signals(request, time)
+            allowed = pack_mask(self._catalogue.active & self.filters.mask(request.filter))
+        signals = self._signals(request, time, moment.day)
         events, sessions, is_new = self._events(request, record, time)
         if record is None or is_new:
             live, state = True, self._state(events, sessions, record)
@@ -112,6 +130,7 @@ class Resolver:
             history=events,
             state=state,
             live=live,
+            moment=moment,
             allowed=allowed,
             signals=signals,
             vectors=vectors,
@@ -119,10 +138,18 @@ class Resolver:
             repeat_logits=np.zeros((2, len(state.item)), np.float32),
         )
 
-    def _signals(self, request: Request, time: int) -> NDArray[np.float32]:
+    def _moment(self, time: int) -> Moment:
+        """The calendar's fields of a time; most requests are of the same quarter of an hour."""
+        quarter = time // _QUARTER_S
+        if quarter != self._quarter:
+            fields = self.calendar.fields(np.array(time))
+            self._quarter, self._fields = quarter, Moment(**{k: int(v) for k, v in fields.items()})
+        return self._fields
+
+    def _signals(self, request: Request, time: int, day: int) -> NDArray[np.float32]:
         """[S] standardised: the request's, or what calendar and source know."""
         if request.context is None:
-            return self._known_signals(request.place, time)
+            return self._known_signals(request.place, time, day)
         features = self._manifest.signals
         if len(request.context) != len(features):
             names = ", ".join(feature.name for feature in features) or "none"
@@ -142,10 +169,9 @@ class Resolver:
             )
         return standardised
 
-    def _known_signals(self, place: str, time: int) -> NDArray[np.float32]:
+    def _known_signals(self, place: str, time: int, day: int) -> NDArray[np.float32]:
         """[S] standardised: what the calendar knew beforehand, and the source's at this hour."""
-        day = self.calendar.fields(np.array(time))["day"]
-        signals = self.calendar.signals_on(day)
+        signals = self.calendar.signals_on(np.array(day))
         if self._source is None or abs(time - now()) > NOW_S:
             return signals
         signals = signals.copy()
@@ -162,13 +188,15 @@ class Resolver:
         except SignalError:
             # An answer without what is new is better than none; the metrics tell of it.
             self.signal_errors += 1
-            return self.calendar.signals_on(day)
+            return self.calendar.signals_on(np.array(day))
         return signals
 
     def _events(
         self, request: Request, record: UserRecord | None, time: int
     ) -> tuple[History, NDArray[np.int32], bool]:
         """Stored history and the request's later events: history, sessions, whether any is new."""
+        if record is not None and not len(request.item_ids):
+            return History(record.items, record.times, record.types), record.sessions, False
         items = self._indices(request.item_ids)
         types = self._types(request)
         times = request.event_times

@@ -17,7 +17,8 @@ from engine.repeats import repeat_features
 from engine.retrieval.choose import build as build_index
 from engine.retrieval.choose import choose as choose_index
 from engine.retrieval.filters import FilterCache
-from engine.retrieval.mask import pack_mask
+from engine.retrieval.index import TopK
+from engine.retrieval.mask import are_allowed, without
 from engine.retrieval.merge import RankedList, merge_repeats, round_robin
 from engine.retrieval.recall import NO_COUNTS, RecallCounts, SampledRecall
 from engine.runtime.inputs import Encoder
@@ -29,7 +30,7 @@ from .drift import Drift
 from .explain import REPEAT, explain
 from .live import LiveEncoder, LiveRequest
 from .options import DEFAULTS, Options
-from .query import Query, Resolver
+from .query import Moment, Query, Resolver
 from .request import SOURCES, Reply, Request
 from .signals import open_signals
 from .weights import RequestWeights
@@ -221,8 +222,11 @@ class Recommender:
             [q.history.times[-1] if len(q.history.times) else q.time for q in queries], np.int64
         )
         signals = np.stack([query.signals for query in queries])
+        moments = np.array([query.moment for query in queries]).T
         delta = self.weights.context(
-            self._calendar.fields(times), self._calendar.gap_days(times, last), signals
+            dict(zip(Moment._fields, moments, strict=True)),
+            self._calendar.gap_days(times, last),
+            signals,
         )
         self.drift.add(signals)
         for query, offset in zip(queries, delta, strict=True):
@@ -238,14 +242,17 @@ class Recommender:
         if not self._calendar.has_time:
             times = np.zeros_like(times)
         features = repeat_features([q.state for q in with_items], self.catalogue.statistics, times)
-        scores = self.weights.repeat_scores(features)  # [Σ m, 2]
         start = 0
         for query in with_items:
             items = query.state.item
-            dot = self.catalogue.candidates[items] @ query.vectors.T  # [m, 2]
-            r = scores[start : start + len(items)]
+            query.repeat_logits = self.weights.repeat_logits(
+                features[start : start + len(items)],
+                items,
+                query.vectors,
+                self.catalogue.candidates,
+                self.bias,
+            )
             start += len(items)
-            query.repeat_logits = (self.weights.scale * dot + r).T + self.bias[items]
 
     def _search(self, queries: list[Query]) -> list[Reply]:
         """Lists of every query: one scan for all, repeats merged, two lists interleaved."""
@@ -255,48 +262,44 @@ class Recommender:
         for query in queries:
             allowed = query.allowed
             if self._repeats or query.request.repeats == "exclude":
-                allowed = allowed.copy()
-                allowed[query.state.item] = False
-            mask = pack_mask(allowed)
+                allowed = without(allowed, query.state.item)
             for head in query.heads:
                 vectors.append(query.vectors[head])
-                masks.append(mask)
+                masks.append(allowed)
         k = max(query.request.k for query in queries)
-        found = self._index.search(np.stack(vectors), k, np.stack(masks))
+        found = self._index.search(np.array(vectors), k, np.array(masks))
         replies, row = [], 0
         for query in queries:
-            lists = []
-            for head in query.heads:
-                lists.append(self._merge(query, head, found.items[row], found.scores[row]))
-                row += 1
-            k_asked = query.request.k
-            ranked = lists[0] if len(lists) == 1 else round_robin(lists[0], lists[1], k_asked)
+            lists = self._merged(query, found, row)
+            row += len(lists)
+            ranked = (
+                lists[0] if len(lists) == 1 else round_robin(lists[0], lists[1], query.request.k)
+            )
             replies.append(self._reply(query, ranked))
         return replies
 
-    def _merge(
-        self, query: Query, head: int, items: NDArray[np.int64], scores: NDArray[np.float32]
-    ) -> RankedList:
-        """One vector's list of k: the catalogue's answers and the bought items that qualify."""
-        k, state = query.request.k, query.state
-        keep = np.zeros(len(state.item), np.bool_)
+    def _merged(self, query: Query, found: TopK, row: int) -> list[RankedList]:
+        """Each vector's list of k: the catalogue's answers and the bought items that qualify."""
+        k, bought = query.request.k, query.state.item
+        keep = np.zeros(len(bought), np.bool_)
         if self._repeats and query.request.repeats == "allow":
-            keep = query.allowed[state.item]
-        merged = merge_repeats(
-            items[:k],
-            scores[:k],
-            state.item[keep].astype(np.int64),
-            query.repeat_logits[head][keep],
-            k,
-        )
-        source = np.where(merged.is_repeat, REPEAT, head)
-        source = np.where(merged.items >= 0, source, NONE).astype(np.int32)
-        return RankedList(merged.items, merged.scores, source)
+            keep = are_allowed(query.allowed, bought)
+        items, logits = bought[keep].astype(np.int64), query.repeat_logits[:, keep]
+        lists = []
+        for place, head in enumerate(query.heads, start=row):
+            merged = merge_repeats(
+                found.items[place, :k], found.scores[place, :k], items, logits[head], k
+            )
+            source = np.where(merged.is_repeat, REPEAT, head).astype(np.int32)
+            source[merged.items < 0] = NONE
+            lists.append(RankedList(merged.items, merged.scores, source))
+        return lists
 
     def _popular(self, query: Query) -> Reply:
         """The most bought items that qualify, for a user of whom nothing is known."""
         k = query.request.k
-        best = self.catalogue.by_popularity[query.allowed[self.catalogue.by_popularity]][:k]
+        popular = self.catalogue.by_popularity
+        best = popular[are_allowed(query.allowed, popular)][:k]
         ranked = RankedList(
             np.full(k, -1, np.int64), np.full(k, -np.inf, np.float32), np.full(k, NONE, np.int32)
         )

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.compiled import compiled
 from engine.data.clock import Clock
 from engine.features import Calendar
 from engine.manifest import Manifest
@@ -72,7 +73,42 @@ class RequestWeights:
 
     def repeat_scores(self, features: Floats) -> Floats:
         """r [n, 2] of repeat features [n, F], for h_next and h_gen."""
-        x = np.maximum(features @ self.repeat_in + self.repeat_in_bias, 0)
-        x = np.maximum(x @ self.repeat_middle + self.repeat_middle_bias, 0)
-        scores: Floats = x @ self.repeat_out + self.repeat_out_bias
+        x = features @ self.repeat_in
+        x += self.repeat_in_bias
+        x = np.maximum(x, 0, out=x) @ self.repeat_middle
+        x += self.repeat_middle_bias
+        scores: Floats = np.maximum(x, 0, out=x) @ self.repeat_out
+        scores += self.repeat_out_bias
         return scores
+
+    def repeat_logits(
+        self,
+        features: Floats,
+        items: NDArray[np.int32],
+        vectors: Floats,
+        candidates: Floats,
+        bias: Floats,
+    ) -> Floats:
+        """a h·c + b + r [2, m] of bought items [m], their features [m, F] and vectors [2, D]."""
+        logits = np.ascontiguousarray(self.repeat_scores(features).T)
+        _add_dots(logits, self.scale, vectors, items, candidates, bias)
+        return logits
+
+
+@compiled
+def _add_dots(
+    logits: Floats,
+    scale: Floats,
+    vectors: Floats,
+    items: NDArray[np.int32],
+    candidates: Floats,
+    bias: Floats,
+) -> None:
+    """logits [2, m] += scale · vectors · candidates[items] + bias[items]."""
+    for place in range(len(items)):
+        row = candidates[items[place]]
+        for head in range(len(vectors)):
+            dot = np.float32(0)
+            for i in range(len(row)):
+                dot += vectors[head, i] * row[i]
+            logits[head, place] += scale[head] * dot + bias[items[place]]

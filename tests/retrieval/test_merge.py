@@ -2,7 +2,7 @@ from itertools import zip_longest
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.retrieval.merge import RankedList, merge_repeats, round_robin
@@ -19,6 +19,7 @@ def ranked(items: list[int], source: int, padding: int = 0) -> RankedList:
     )
 
 
+@settings(deadline=None)
 @given(first=distinct, second=distinct, k=st.integers(1, 25), padding=st.integers(0, 2))
 def test_round_robin_takes_turns(first: list[int], second: list[int], k: int, padding: int) -> None:
     found = round_robin(ranked(first, 0, padding), ranked(second, 1, padding), k)
@@ -55,6 +56,7 @@ def test_lists_without_common_items_alternate() -> None:
 logits = st.sampled_from([-1.0, 0.0, 0.5, 2.0])
 
 
+@settings(deadline=None)
 @given(
     catalogue=st.dictionaries(st.integers(0, 9), logits, max_size=8),
     repeats=st.dictionaries(st.integers(10, 19), logits, max_size=8),

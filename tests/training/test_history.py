@@ -9,7 +9,13 @@ import pytest
 from engine.data.dataset import ALWAYS
 from engine.errors import ConfigError
 from engine.features import Calendar, recency_buckets
-from engine.repeats import RepeatHistory, RepeatItemStatistics
+from engine.repeats import (
+    FEATURES,
+    RepeatHistory,
+    RepeatItemStatistics,
+    repeat_features,
+    repeat_history,
+)
 from engine.training.history import Past, past
 from engine.training.sampling import CandidateSampler, Pairs
 from tests.tiny import cut_of, shop_of, tiny_config, tiny_shop, without_later
@@ -116,14 +122,20 @@ def test_item_statistics_are_sums_over_users(tmp_path: Path) -> None:
     # Without anyone: few observations lean on the mean over all pairs of buyer and item.
     rate, gap = 2 / 3, 16 / 3
     items, none = np.arange(3, dtype=np.int32), np.zeros(3, np.float32)
-    usual = sums.without(items, none, none)
+    state = repeat_history(items, np.zeros(3, np.int64), items).after(2, 0)
+    state = replace(state, all_count=none, all_span=none)
+    features = dict(zip(FEATURES, repeat_features([state], sums, np.array([0])).T, strict=True))
     np.testing.assert_allclose(
-        usual.rebuy_rate, [(1 + 5 * rate) / 7, (1 + 5 * rate) / 6, rate], rtol=1e-6
+        features["rebuy_rate"], [(1 + 5 * rate) / 7, (1 + 5 * rate) / 6, rate], rtol=1e-6
     )
     np.testing.assert_allclose(
-        usual.gap_days, [(6 + 5 * gap) / 7, (10 + 5 * gap) / 6, gap], rtol=1e-6
+        np.expm1(features["log_item_gap_days"]),
+        [(6 + 5 * gap) / 7, (10 + 5 * gap) / 6, gap],
+        rtol=1e-5,
     )
-    np.testing.assert_allclose(np.exp(usual.log_p), np.array([5, 3, 1]) / 9, rtol=1e-6)
+    np.testing.assert_allclose(
+        np.exp(features["log_popularity"]), np.array([5, 3, 1]) / 9, rtol=1e-6
+    )
 
 
 def test_only_repeat_types_count_as_bought(tmp_path: Path) -> None:
