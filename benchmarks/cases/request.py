@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from itertools import cycle
 from typing import Any, NamedTuple
@@ -16,6 +16,7 @@ from benchmarks.case import ENGINE, Case, Opener, Read, Setting, Statistics, Tim
 from benchmarks.encoders import Encoders
 from benchmarks.load_inputs import Ask, Scenario, live, stored, with_filter
 from benchmarks.opponents import numpy_product
+from benchmarks.peers import WAYS, Peer
 from benchmarks.service import Question, TorchRecommender
 from engine.bundle import ENCODE_FILE, Bundle
 from engine.compile.timing import interleaved
@@ -30,7 +31,7 @@ from .encoder import torch_threads
 from .server import assert_same
 
 TORCH = "torch"
-ROUNDS, CHECKED = 200, 50
+ROUNDS, PEER_ROUNDS, CHECKED = 200, 40, 50
 SIZES = (10_000, 31_623, 100_000, 316_228, 1_000_000)
 LENGTHS = (25, 50, 100, 200)
 BATCHES = (1, 2, 4, 8, 16, 32)
@@ -151,6 +152,52 @@ def _in_turn(ask: Callable[[int], Any], n: int) -> Callable[[], object]:
     return lambda: ask(next(turns))
 
 
+@contextmanager
+def peer_inference(setting: Setting) -> Iterator[Case]:
+    """Ten items after a history of 50 events, by libraries whose models are of `small`'s size.
+
+    The engine answers with two vectors, context, repeats and lists of its own trained or random
+    model; RecTools and RePlay with one product of a SASRec.
+    """
+    bundle = Bundle.open(setting.bundle, verify=False)
+    scenario, n_items = live(bundle), len(bundle.items["item_ids"])
+    requests = requests_of(scenario)[:CHECKED]
+    histories = np.searchsorted(
+        bundle.items["item_ids"], np.stack([request.item_ids for request in requests])
+    )
+    recommender = Recommender(bundle, Options(threads=setting.threads))
+    with ExitStack() as stack:
+        peers = {
+            way: stack.enter_context(Peer(way, histories, n_items, setting.threads)) for way in WAYS
+        }
+
+        def check(way: str) -> None:
+            for n in range(5):
+                if way == ENGINE:
+                    (reply,) = recommender.recommend([requests[n]])
+                    assert isinstance(reply, Reply), reply
+                    assert len(set(reply.item_ids.tolist()) - {-1}) == K, reply
+                else:
+                    got, wanted = peers[way].ask(n), peers[way].truth(n)
+                    # bf16, in which OpenVINO computes where it can, swaps near scores.
+                    same = len(set(got) & set(wanted))
+                    assert len(set(got)) == K, f"{way}: expected {K} items, got {got}"
+                    assert same >= K - 3, f"{way}: expected {wanted}, got {got}"
+
+        asks: dict[str, Callable[[int], Any]] = {way: peer.ask for way, peer in peers.items()}
+        asks[ENGINE] = lambda n: recommender.recommend([requests[n]])
+        n_requests = len(requests)
+        yield Timed(
+            "peer_inference",
+            {"items": n_items, "events": histories.shape[1], "k": K, "threads": setting.threads},
+            {way: _in_turn(asks[way], n_requests) for way in (ENGINE, *peers)},
+            check,
+            PEER_ROUNDS,
+            bundle.items["candidates"].size,
+            2 * 2 * bundle.items["candidates"].size,
+        )
+
+
 def exponent(sizes: Sequence[int], times: Sequence[float]) -> float:
     """e of the power law time ~ size^e that fits best, by least squares of the logarithms."""
     slope, _ = np.polyfit(np.log(sizes), np.log(times), 1)
@@ -222,6 +269,7 @@ CASES: dict[str, Opener] = {
     "filtered_request_in_process": _in_process(
         "filtered_request_in_process", lambda bundle: with_filter(stored(bundle), bundle)
     ),
+    "peer_inference": peer_inference,
     "growth_items": growth_items,
     "growth_length": growth_length,
     "growth_batch": growth_batch,
