@@ -23,9 +23,10 @@ from engine.errors import BackendUnavailable, ServerError
 
 BESIDE = Path(__file__).resolve().parents[2] / "shared" / "tools" / "perf_analyzer"
 PROBE_LIMIT_S = 300  # a wrapper fetches it the first time
-LIMIT_S = 20  # beyond its seconds: where a server falls far behind, it hangs now and then
+LIMIT_S = 12  # beyond its seconds: where a server falls far behind, it hangs now and then
 KEEPS_UP = 0.95  # of the requests, answered while they came: else a queue grows
 WARM_UP = 50  # requests at a rate, before those that count
+_WINDOW_MS = 500
 _LEAST = 200  # requests of a run: of fewer there is no 99th percentile
 Protocol = Literal["grpc", "http"]
 
@@ -146,15 +147,16 @@ def find() -> Path:
 def closed_loop(target: Target, concurrency: int, seconds: float = 3.0) -> Load:
     """Load of `concurrency` clients, each of which sends when it was answered.
 
-    In three windows; where a machine is so busy that one of them sees no answer, it fails.
+    Args:
+        seconds: about; at least 1.5, since a window without an answer makes perf_analyzer fail.
     """
+    window_ms = max(_WINDOW_MS, round(seconds * 1000 / 3))
     return _run(
         target,
         seconds,
-        *("--concurrency-range", str(concurrency)),
+        *("--concurrency-range", str(concurrency), "--measurement-interval", str(window_ms)),
         # Three windows whatever they hold: whether they agree is for the caller's repeats to say.
-        *("--measurement-interval", str(round(seconds * 1000 / 3)), "--stability-percentage"),
-        "999",
+        *("--stability-percentage", "999"),
     )
 
 

@@ -47,7 +47,7 @@ MODELS = ("stars", "stars_null")
 PROTOCOLS: tuple[Protocol, ...] = ("grpc", "http")
 CONCURRENCIES = (1, 2, 4, 8, 16)
 SHARES = (0.25, 0.5, 0.75)  # of what eight clients reach: the rates of the sweep
-BUSY = 8
+BUSY, WARM_S = 8, 1.5
 KEY = ("protocol", "scenario", "load", "value", "model")
 LIBRARIES = ("nvidia-pytriton", "tritonclient", "numpy", "onnxruntime", "openvino")
 # Where a request's time goes; the server's own are Triton's statistics, and `network` what is left.
@@ -129,9 +129,9 @@ class Profile:
         }
 
     def rows(self, effort: Effort, objective_ms: float) -> Iterator[Row]:
-        """The sweeps, model by model within each step, then the highest rates."""
+        """The sweeps of concurrency and rate, the models in turns; then their highest rates."""
         for target in self._targets.values():
-            closed_loop(target, BUSY, seconds=0.6)  # warm
+            closed_loop(target, BUSY, WARM_S)
         reached = dict.fromkeys(MODELS, 0.0)
         for concurrency in effort.concurrencies:
             for model, target in self._targets.items():
@@ -147,10 +147,10 @@ class Profile:
                 yield self._row("poisson", share, model, load, statistics)
         for model, target in self._targets.items():
             held = holds(target, objective_ms, effort.seconds)
-            start = 0.7 * reached[model]
-            rate = highest_rate(held, start, tolerance=effort.tolerance, confirm=effort.confirm)
-            found = {"load": "highest", "value": objective_ms, "model": model}
-            yield self._about | found | {"highest_rate_per_s": rate}
+            start, tolerance = 0.7 * reached[model], effort.tolerance
+            rate = highest_rate(held, start, tolerance=tolerance, confirm=effort.confirm)
+            about = {"load": "highest", "value": objective_ms, "model": model}
+            yield self._about | about | {"highest_rate_per_s": rate}
 
     def _row(self, kind: str, value: float, model: str, load: Load, statistics: Statistics) -> Row:
         """One run; perf_analyzer fails where a request does, so there are no errors in any row."""
@@ -216,6 +216,10 @@ def profile(
                 yield [row | {"threads": threads} for row in measured.rows(effort, objective_ms)]
 
 
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
 def main(
     bundle: Annotated[Path, typer.Option(help="folder of the served bundle")] = BUNDLE,
     json_file: Annotated[Path | None, typer.Option("--json", help="stores the rows here")] = None,
@@ -256,4 +260,4 @@ def _listed(option: str, text: str, known: Collection[str]) -> list[Any]:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    app()

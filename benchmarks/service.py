@@ -31,7 +31,6 @@ from engine.data.dataset import Dataset
 from engine.errors import ServerError
 from engine.features import History, UserFeatures, encode_inputs
 from engine.model.stars import Stars
-from engine.pipeline import load_model, read_config
 from engine.repeats import RepeatItemStatistics, RepeatState, repeat_features, repeat_history
 from engine.runtime.torch import TorchEncoder
 from engine.serving.request import SOURCES
@@ -141,7 +140,7 @@ class TorchRecommender:
         """[2, N] of the whole catalogue, -inf for what may not be answered."""
         scores = vectors @ self.candidates.T + self.bias
         if len(state.item) and self.manifest.model["repeats"]:
-            bought = torch.from_numpy(state.item).long()
+            bought = torch.from_numpy(state.item.astype(np.int64))
             features = repeat_features([state], self.statistics, np.array([time]))
             repeats = torch.from_numpy(self.weights.repeat_scores(features)).T
             scale = torch.from_numpy(self.weights.scale)[:, None]
@@ -273,6 +272,9 @@ def main(
     torch.set_num_threads(threads)
     model = None
     if data is not None and run is not None:
+        # Here, since it loads the exporters, which answer nobody.
+        from engine.pipeline import load_model, read_config
+
         model = load_model(Dataset.load(data), read_config(run), run)
     app = make_app(TorchRecommender(Bundle.open(bundle), model))
     uvicorn.run(

@@ -18,6 +18,7 @@ import numpy as np
 
 from benchmarks.case import ENGINE, Opener, Read, Setting, Statistics, Timed
 from benchmarks.load_inputs import (
+    EVENTS,
     K,
     Scenario,
     live,
@@ -47,6 +48,7 @@ CHECKED = 50  # answers of each way
 SCORE_ERROR = 1e-4  # of two ways of adding up
 ROUNDS = 300
 PAPER_EVENTS = 200
+LOAD_S, WARM_S = 3.0, 1.5
 ALLOWED_BYTES = 700e6  # of the model's process, beside twice the item tables
 
 
@@ -83,7 +85,7 @@ def stored_grpc(setting: Setting) -> Iterator[Timed]:
 def live_grpc(setting: Setting) -> Iterator[Timed]:
     """One client; 50 events of a real household, all encoded, under a filter."""
     bundle = Bundle.open(setting.bundle, verify=False)
-    scenario = with_filter(live(bundle), bundle)
+    scenario = with_filter(live(bundle, EVENTS), bundle)
     with _at_once("live_grpc", setting, bundle, scenario, {}) as case:
         yield case
 
@@ -107,7 +109,7 @@ def _at_once(
     rounds: int = ROUNDS,
 ) -> Iterator[Timed]:
     """One request at a time, to `stars`, its null model and others in turns."""
-    truth = _in_process(setting, bundle, scenario)
+    truth = in_process(bundle, scenario, setting.threads)
     with ExitStack() as stack:
         url = stack.enter_context(served(setting, bundle=bundle.folder)).grpc_url
         asks: dict[str, Ask] = dict(others)
@@ -138,9 +140,11 @@ def _parameters(setting: Setting, bundle: Bundle, scenario: Scenario) -> dict[st
     return {"requests": scenario.name, **live_way, **shape, "k": K, "threads": setting.threads}
 
 
-def _in_process(setting: Setting, bundle: Bundle, scenario: Scenario) -> list[Reply]:
-    """What the engine answers to the first requests without a server, one at a time."""
-    recommender = Recommender(bundle, Options(threads=setting.threads))
+def in_process(
+    bundle: Bundle, scenario: Scenario, threads: int = 1, runtime: str = "auto"
+) -> list[Reply]:
+    """What the engine answers to the first CHECKED requests without a server, one at a time."""
+    recommender = Recommender(bundle, Options(threads=threads, runtime=runtime))
     replies = []
     for ask in scenario.asks[:CHECKED]:
         user = np.array([[ask.get("user_id", "").encode()]], object)
@@ -210,7 +214,7 @@ def _targets(setting: Setting, scenario: Scenario, service: bool) -> Iterator[di
             other = stack.enter_context(Service(setting.bundle, setting.threads))
             targets[FASTAPI] = Target(other.url, "http", PATH, bodies, {})
         for target in targets.values():
-            closed_loop(target, concurrency=2, seconds=0.6)  # warm
+            closed_loop(target, concurrency=2, seconds=WARM_S)
         yield targets
 
 
@@ -223,10 +227,13 @@ def stored_load(setting: Setting) -> Iterator[Read]:
 
         def repeat() -> Statistics:
             order = draw.permutation(list(targets)).tolist()
-            return {way: closed_loop(targets[way], concurrency=8).statistics() for way in order}
+            return {
+                way: closed_loop(targets[way], concurrency=8, seconds=LOAD_S).statistics()
+                for way in order
+            }
 
         parameters = _parameters(setting, bundle, scenario)
-        yield Read("stored_load", parameters | {"concurrency": 8, "seconds": 3.0}, repeat)
+        yield Read("stored_load", parameters | {"concurrency": 8, "seconds": LOAD_S}, repeat)
 
 
 @contextmanager
@@ -265,7 +272,7 @@ def growth_concurrency(setting: Setting) -> Iterator[Read]:
 
         def repeat() -> Statistics:
             rates = [
-                closed_loop(targets[ENGINE], concurrency=n, seconds=1.5).throughput_per_s
+                closed_loop(targets[ENGINE], concurrency=n, seconds=LOAD_S / 2).throughput_per_s
                 for n in CONCURRENCIES
             ]
             times_ms = 1e3 * np.array(CONCURRENCIES) / rates
@@ -286,7 +293,7 @@ def cold_start(setting: Setting) -> Iterator[Read]:
     Memory is read after stored, live and filtered requests, so that all that is lazy is there.
     """
     bundle = Bundle.open(setting.bundle, verify=False)
-    first, sequences = stored(bundle), with_filter(live(bundle), bundle)
+    first, sequences = stored(bundle), with_filter(live(bundle, EVENTS), bundle)
     tables = bundle.items["rows"].nbytes + bundle.items["candidates"].nbytes
     allowed = (ALLOWED_BYTES + 2 * tables) / 2**20
 

@@ -61,12 +61,12 @@ def test_a_machine_without_it_is_told_so(monkeypatch: pytest.MonkeyPatch, tmp_pa
     perf_analyzer.find.cache_clear()
     monkeypatch.setattr(perf_analyzer, "BESIDE", tmp_path / "none")
     monkeypatch.setattr(shutil, "which", lambda name: None)
-    with pytest.raises(BackendUnavailable, match="perf_analyzer: expected one .* got none; inst"):
+    with pytest.raises(BackendUnavailable, match=r"perf_analyzer: expected one .* got none; inst"):
         perf_analyzer.find()
     broken = tmp_path / "perf_analyzer"
     broken.write_text("#!/bin/sh\necho 'version GLIBC_2.38 not found' >&2\nexit 1\n")
     broken.chmod(0o755)
     monkeypatch.setattr(perf_analyzer, "BESIDE", broken)
-    with pytest.raises(BackendUnavailable, match="got .*GLIBC_2.38 not found"):
+    with pytest.raises(BackendUnavailable, match=r"got .*GLIBC_2\.38 not found"):
         perf_analyzer.find()
     perf_analyzer.find.cache_clear()
