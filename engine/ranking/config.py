@@ -61,10 +61,11 @@ class SimulationConfig(_Frozen):
 
 
 class StudyConfig(_Frozen):
-    """A comparison of losses, each at every skew and seed; c at the first skew."""
+    """A comparison of losses, each at every skew and seed; c and τ at the first skew."""
 
     simulation: SimulationConfig = SimulationConfig()
     fusion: FusionConfig = FusionConfig()
     skews: tuple[float, ...] = Field(default=(20.0, 1.0, 100.0), min_length=1)
     cs: tuple[float, ...] = (0.02, 0.5, 1.0, 2.5, 5.0, 20.0, 200.0)
+    taus: tuple[float, ...] = (0.1, 0.3, 3.0, 10.0)
     seeds: int = Field(default=8, ge=2, description="of data and of weights together")

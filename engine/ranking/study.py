@@ -26,7 +26,8 @@ def study(config: StudyConfig) -> dict[str, Any]:
     Returns:
         mean_auc and its 95 % interval `ci`; `baselines`, each with its own and with
         `harmonrank_minus` over the same seeds; `skew`, the same for each skew; `epsilon`, mean AUC
-        and share of blocks for each c. Intervals are Student's over the seeds.
+        and share of blocks for each c; `temperature`, the pairwise surrogate's mean AUC for each
+        τ. Intervals are Student's over the seeds.
     """
     by_skew = [
         {"skew": skew, "rates": _rates(config, skew).tolist(), **_summary(_seeds(config, skew))}
@@ -35,7 +36,8 @@ def study(config: StudyConfig) -> dict[str, Any]:
     first = {k: by_skew[0][k] for k in ("mean_auc", "ci", "objectives", "baselines")}
     return {
         **first,
-        "epsilon": [_epsilon(config, c) for c in config.cs],
+        "epsilon": [_sweep(config, "harmonrank", "c", c) for c in config.cs],
+        "temperature": [_sweep(config, "pairwise", "tau", tau) for tau in config.taus],
         "skew": by_skew,
         "config": config.model_dump(),
     }
@@ -104,20 +106,20 @@ def _summary(areas: dict[str, F64]) -> dict[str, Any]:
     }
 
 
-def _epsilon(config: StudyConfig, c: float) -> dict[str, Any]:
+def _sweep(config: StudyConfig, loss: LossName, name: str, value: float) -> dict[str, Any]:
+    """Mean AUC at the first skew of one loss with one setting changed."""
     areas, blocks = [], []
     for seed in range(config.seeds):
         seen, asked, _ = _data(config, config.skews[0], seed)
-        fusion = config.fusion.model_copy(update={"loss": "harmonrank", "c": c, "seed": seed})
+        fusion = config.fusion.model_copy(update={"loss": loss, name: value, "seed": seed})
         network, share = train(seen, fusion)
-        scores = fused(network, asked)
-        area = mean_auc(scores, asked.labels, asked.request, grouped=fusion.per_request)
+        area = mean_auc(
+            fused(network, asked), asked.labels, asked.request, grouped=fusion.per_request
+        )
         areas.append(area.mean())
         blocks.append(share)
-    return {
-        "c": c, "mean_auc": float(np.mean(areas)), "ci": interval(np.array(areas)),
-        "blocks": float(np.mean(blocks)),
-    }  # fmt: skip
+    row = {name: value, "mean_auc": float(np.mean(areas)), "ci": interval(np.array(areas))}
+    return row | ({"blocks": float(np.mean(blocks))} if loss == "harmonrank" else {})
 
 
 def _rates(config: StudyConfig, skew: float) -> F64:

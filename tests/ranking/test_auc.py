@@ -81,6 +81,20 @@ def test_a_draw_is_the_auc_of_its_repeated_requests(grouped: bool) -> None:
             np.testing.assert_allclose(draw[s], expected)
 
 
+def test_units_are_drawn_whole() -> None:
+    """Of two users, a draw has both or one twice: at most three values come up."""
+    scores, labels, request = impressions(3)
+    unit = request % 2
+    found = bootstrap(scores[None], labels, request, grouped=True, unit=unit, resamples=50)
+    expected = {
+        round(gauc(scores[rows], labels[rows], request[rows]).mean[0], 9)
+        for rows in (unit == 0, unit == 1, unit >= 0)
+    }
+    assert set(found[:, 0, 0].round(9).tolist()) == expected
+    with pytest.raises(ValueError, match=r"^auc: unit: expected whole requests, got two units in "):
+        bootstrap(scores[None], labels, request, grouped=True, unit=np.arange(len(request)))
+
+
 def test_the_interval_covers_what_it_should() -> None:
     """95 % intervals of an AUC of 0.5 hold it about 95 times in a hundred."""
     held = 0

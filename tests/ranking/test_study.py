@@ -76,6 +76,7 @@ def test_the_study_prints_its_rows() -> None:
         fusion=FusionConfig(epochs=1),
         skews=(4.0, 1.0),
         cs=(0.001, 1000.0),
+        taus=(1.0,),
         seeds=2,
     )
     result = subprocess.run(
@@ -83,7 +84,9 @@ def test_the_study_prints_its_rows() -> None:
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     row = json.loads(result.stdout)
-    assert list(row) == ["mean_auc", "ci", "objectives", "baselines", "epsilon", "skew", "config"]
+    assert list(row) == [
+        "mean_auc", "ci", "objectives", "baselines", "epsilon", "temperature", "skew", "config",
+    ]  # fmt: skip
     assert StudyConfig.model_validate(row["config"]) == config
     assert list(row["baselines"]) == [
         "pairwise", "bce", "equal_weights", "searched_weights", "expected_weights", "oracle",
@@ -95,6 +98,8 @@ def test_the_study_prints_its_rows() -> None:
     assert [one["skew"] for one in row["skew"]] == [4.0, 1.0]
     assert row["skew"][0]["rates"] == pytest.approx([0.4, 0.1])
     assert row["skew"][0]["mean_auc"] == row["mean_auc"]
+    # The same settings, seeds and data by another way.
+    assert row["temperature"][0]["mean_auc"] == row["baselines"]["pairwise"]["mean_auc"]
     hard, soft = row["epsilon"]
     assert hard["blocks"] > 0.99
     assert soft["blocks"] == pytest.approx(1 / 8)
