@@ -104,7 +104,7 @@ def rows(turns: Turns, bundle: str) -> list[Row]:
         {
             "case": turns.case,
             "way": way,
-            **{name: round(value, 5) for name, value in found.items()},
+            "statistics": {name: round(value, 5) for name, value in found.items()},
             "quantiles_ms": [round(value, 5) for value in turns.quantiles_ms.get(way, [])],
             "parameters": dict(turns.parameters),
             **turns.work,

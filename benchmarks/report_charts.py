@@ -1,0 +1,126 @@
+"""Charts of the report: stored rows in, SVG text out."""
+
+import io
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+
+from .case import ENGINE
+
+INK, FAINT, OURS = "#1f2937", "#cbd5e1", "#0f766e"
+OTHERS = ("#b45309", "#6d28d9", "#be123c", "#1d4ed8", "#64748b", "#a16207")
+STYLE = {
+    "svg.fonttype": "none",  # text stays text, in the page's font
+    "font.size": 10,
+    "text.color": INK,
+    "axes.edgecolor": FAINT,
+    "axes.labelcolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 11,
+    "axes.titlelocation": "left",
+    "axes.grid": True,
+    "grid.color": "#eef2f7",
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "legend.frameon": False,
+    "lines.linewidth": 2,
+}
+Points = Mapping[str, tuple[Sequence[float], Sequence[float]]]  # name -> x, y
+
+
+def colours(names: Iterable[str]) -> dict[str, str]:
+    """The engine's is always the same."""
+    others = [name for name in dict.fromkeys(names) if name != ENGINE]
+    return {ENGINE: OURS} | {n: OTHERS[i % len(OTHERS)] for i, n in enumerate(others)}
+
+
+def _drawn(draw: Callable[[Axes], None], height: float) -> str:
+    """SVG that scales with the page, without a header of its own."""
+    with mpl.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(6.4, height), layout="constrained")
+        draw(axes)
+        text = io.StringIO()
+        figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
+        plt.close(figure)
+    svg = re.sub(r'(<svg\b[^>]*?) width="[^"]*" height="[^"]*"', r"\1", text.getvalue(), count=1)
+    # One page holds many charts: ids of one must not be those of another.
+    mark = f"c{abs(hash(svg)) % 10**8}"
+    svg = re.sub(r'id="([^"]+)"', rf'id="{mark}\1"', svg)
+    svg = re.sub(r"url\(#([^)]+)\)", rf"url(#{mark}\1)", svg)
+    svg = re.sub(r'xlink:href="#([^"]+)"', rf'xlink:href="#{mark}\1"', svg)
+    return svg[svg.index("<svg") :]
+
+
+def lines(title: str, points: Points, x: str, y: str, *, log: str = "", height: float = 3.0) -> str:
+    """A line a name.
+
+    Args:
+        log: "x", "y" or "xy".
+    """
+
+    def draw(axes: Axes) -> None:
+        colour = colours(points)
+        for name, (at, values) in points.items():
+            axes.plot(at, values, marker="o", markersize=3.5, color=colour[name], label=name)
+        for axis in log:
+            getattr(axes, f"set_{axis}scale")("log")
+        axes.set(title=title, xlabel=x, ylabel=y)
+        axes.legend(fontsize=9)
+
+    return _drawn(draw, height)
+
+
+def distributions(title: str, quantiles: Mapping[str, Sequence[float]]) -> str:
+    """Share of calls that took at most so long, of every way."""
+    points = {
+        name: (ms, [place / (len(ms) - 1) for place in range(len(ms))])
+        for name, ms in quantiles.items()
+    }
+    return lines(title, points, "ms", "share of calls", log="x", height=2.6)
+
+
+def bars(title: str, values: Mapping[str, float], x: str, *, mark: float | None = None) -> str:
+    """A bar a name, on a logarithmic scale; `mark` draws a line across."""
+
+    def draw(axes: Axes) -> None:
+        names, widths = list(values), list(values.values())
+        base = mark or min(widths) / 2
+        axes.barh(
+            names,
+            [width - base for width in widths],
+            left=base,
+            height=0.62,
+            color=[OURS if width >= base else OTHERS[2] for width in widths],
+        )
+        axes.set_xscale("log")
+        for place, width in enumerate(widths):
+            axes.annotate(f" {width:.2g}×", (max(width, base), place), va="center", fontsize=9)
+        if mark is not None:
+            axes.axvline(mark, color=INK, linewidth=1)
+        axes.set(title=title, xlabel=x)
+        axes.margins(x=0.12)
+        axes.invert_yaxis()
+        axes.grid(axis="y", visible=False)
+
+    return _drawn(draw, 0.9 + 0.24 * len(values))
+
+
+def growth(title: str, ways: Mapping[str, Mapping[str, Any]], x: str) -> str:
+    """p50 of every way against the size in the names p50_ms_<size>, with the fitted exponent.
+
+    Args:
+        ways: statistics by way.
+    """
+    points = {}
+    for way, found in ways.items():
+        sized = {int(n.rsplit("_", 1)[1]): v for n, v in found.items() if n.startswith("p50_ms_")}
+        name = f"{way}, exponent {found['exponent']:.2f}"
+        points[ENGINE if way == ENGINE else name] = ([*sized], [*sized.values()])
+    if ENGINE in ways:
+        title = f"{title} (stars: exponent {ways[ENGINE]['exponent']:.2f})"
+    return lines(title, points, x, "p50, ms", log="xy")
