@@ -1,10 +1,11 @@
 """Configuration of the fusion of objectives: frozen, validated, unknown keys refused."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 LossName = Literal["harmonrank", "pairwise", "bce"]
+LOSSES: tuple[LossName, ...] = get_args(LossName)
 
 
 class _Frozen(BaseModel):

@@ -1,4 +1,4 @@
-"""Training the ensemble by one of the losses, and the weights that need no training."""
+"""Training the ensemble by one of the losses, and scoring with it."""
 
 import numpy as np
 import torch
@@ -8,7 +8,7 @@ from .auc import F64, Ids, Labels, auc, gauc, request_ranks
 from .config import EnsembleConfig, FusionConfig
 from .ensemble import Ensemble
 from .harmonrank import fused_loss
-from .simulate import Scored
+from .scored import Scored
 
 
 def mean_auc(scores: F64, labels: Labels, request: Ids, *, grouped: bool) -> F64:
@@ -61,44 +61,3 @@ def fused(network: Ensemble, scored: Scored) -> F64:
     """Fused logits, [n]."""
     scores: F64 = network(*inputs(scored)).double().numpy()
     return scores
-
-
-def expected_weights(labels: Labels, request: Ids, *, grouped: bool) -> F64:
-    """[M] weights of probabilities whose sum is, to first order, the best score for mean AUC.
-
-    Mean AUC is linear in the ranks: const + <r, u> with u_i = Σ_m y_i^m/(M Q_m n⁺n⁻). Its
-    expectation is largest where ranks follow E u_i = Σ_m w_m P(y_i^m = 1), w_m the mean of
-    1/(Q_m n⁺n⁻) over positives: 1/(π_m (1 - π_m)) but for a factor, over all impressions. Rare
-    objectives weigh more; the cross-entropies' sum weighs all alike.
-    """
-    request = request if grouped else np.zeros_like(request)
-    size = np.bincount(request)[:, None]
-    positive = np.stack([np.bincount(request, y) for y in labels.T], 1)
-    pairs = positive * (size - positive)
-    counted = np.maximum((pairs > 0).sum(0), 1)
-    # A request's positives all carry 1/(Q n⁺n⁻).
-    weight = np.divide(positive, pairs, out=np.zeros(pairs.shape), where=pairs > 0).sum(0)
-    found: F64 = weight / counted / np.maximum(positive.sum(0), 1)
-    return found
-
-
-def searched_weights(scored: Scored, *, grouped: bool, draws: int = 64, seed: int = 0) -> F64:
-    """[M] weights of logits, summing to 1, best in mean AUC of `draws` and of equal ones."""
-    m = scored.labels.shape[1]
-    candidates = np.vstack(
-        [np.full(m, 1 / m), np.random.default_rng(seed).dirichlet(np.ones(m), size=draws)]
-    )
-    logits = safe_logit(scored.probability)
-    value = [
-        np.nanmean(mean_auc(logits @ w, scored.labels, scored.request, grouped=grouped))
-        for w in candidates
-    ]
-    best: F64 = candidates[int(np.argmax(value))]
-    return best
-
-
-def safe_logit(probability: F64) -> F64:
-    """log p/(1 - p), p held 1e-6 off 0 and 1."""
-    p = np.clip(probability, 1e-6, 1 - 1e-6)
-    found: F64 = np.log(p) - np.log1p(-p)
-    return found

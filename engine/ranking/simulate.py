@@ -1,23 +1,12 @@
 """Impressions with several labels whose true probabilities are known."""
 
-from dataclasses import dataclass
-
 import numpy as np
 from scipy.optimize import brentq
 from scipy.special import expit
 
-from .auc import F64, Ids, Labels
+from .auc import F64
 from .config import SimulationConfig
-
-
-@dataclass(frozen=True)
-class Scored:
-    """Impressions as the fusion sees them: an upstream ranker's probabilities, users, labels."""
-
-    probability: F64  # [n, M]
-    user: F64  # [n, user_dim]
-    labels: Labels  # [n, M]
-    request: Ids  # [n] in 0..Q - 1
+from .scored import Scored
 
 
 def rates(config: SimulationConfig) -> F64:

@@ -14,10 +14,10 @@ from scipy.stats import ttest_1samp
 
 from .auc import F64
 from .config import FusionConfig, LossName, StudyConfig
-from .fusion import expected_weights, fused, mean_auc, safe_logit, searched_weights, train
-from .simulate import Scored, rates, simulate
-
-LOSSES: tuple[LossName, ...] = ("harmonrank", "pairwise", "bce")
+from .fusion import fused, mean_auc, train
+from .rivals import expected_weights, trained, untrained
+from .scored import Scored
+from .simulate import rates, simulate
 
 
 def study(config: StudyConfig) -> dict[str, Any]:
@@ -46,16 +46,8 @@ def study(config: StudyConfig) -> dict[str, Any]:
 def methods(seen: Scored, asked: Scored, truth: F64, fusion: FusionConfig) -> dict[str, F64]:
     """[M] AUC of each method on `asked`, fitted on `seen`; `oracle` knows the truth."""
     grouped = fusion.per_request
-    weights = expected_weights(seen.labels, seen.request, grouped=grouped)
-    logits = safe_logit(asked.probability)
-    scores: dict[str, F64] = {
-        loss: fused(train(seen, fusion.model_copy(update={"loss": loss}))[0], asked)
-        for loss in LOSSES
-    }
-    scores["equal_weights"] = logits.sum(1)
-    scores["searched_weights"] = logits @ searched_weights(seen, grouped=grouped)
-    scores["expected_weights"] = asked.probability @ weights
-    scores["oracle"] = truth @ weights
+    scores = trained(seen, asked, fusion) | untrained(seen, asked, grouped=grouped)
+    scores["oracle"] = truth @ expected_weights(seen.labels, seen.request, grouped=grouped)
     return {
         name: mean_auc(s, asked.labels, asked.request, grouped=grouped)
         for name, s in scores.items()

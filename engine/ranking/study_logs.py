@@ -14,15 +14,13 @@ import numpy as np
 import torch
 
 from .auc import F64, bootstrap, gauc, interval
-from .config import FusionConfig, LossName
+from .config import LOSSES, FusionConfig
 from .data.impressions import Impressions
 from .data.kuairand import load_kuairand
 from .data.past import with_past
-from .fusion import expected_weights, fused, safe_logit, searched_weights, train
-from .simulate import Scored
+from .rivals import trained, untrained
+from .scored import Scored
 from .upstream import train_upstream, user_profile
-
-_LOSSES: tuple[LossName, ...] = ("harmonrank", "pairwise", "bce")
 
 
 def split(log: Impressions) -> tuple[Impressions, Impressions, Impressions]:
@@ -46,19 +44,10 @@ def compare(
         Scored(upstream(part), user_profile(part), part.labels, part.request)
         for part in (second, third)
     )
-    scores: dict[str, list[F64]] = {
-        loss: [
-            fused(train(seen, fusion.model_copy(update={"loss": loss, "seed": seed}))[0], asked)
-            for seed in range(seeds)
-        ]
-        for loss in _LOSSES
-    }
-    grouped, logits = fusion.per_request, safe_logit(asked.probability)
-    scores["equal_weights"] = [logits.sum(1)]
-    scores["searched_weights"] = [logits @ searched_weights(seen, grouped=grouped)]
-    weights = expected_weights(seen.labels, seen.request, grouped=grouped)
-    scores["expected_weights"] = [asked.probability @ weights]
-
+    grouped = fusion.per_request
+    runs = [trained(seen, asked, fusion.model_copy(update={"seed": s})) for s in range(seeds)]
+    scores: dict[str, list[F64]] = {loss: [run[loss] for run in runs] for loss in LOSSES}
+    scores |= {k: [v] for k, v in untrained(seen, asked, grouped=grouped).items()}
     one = asked.request if grouped else np.zeros_like(asked.request)
     draws, point = {}, {}
     for name, rows in scores.items():

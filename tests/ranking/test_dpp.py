@@ -2,6 +2,8 @@
 
 import itertools
 import re
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -179,3 +181,14 @@ def test_what_cannot_be_a_page_is_refused(change: dict[str, Any], message: str) 
     }  # fmt: skip
     with pytest.raises(ValueError, match=re.escape(f"pages: {message}")):
         pages(**(arguments | change))
+
+
+def test_a_page_needs_neither_torch_nor_a_data_frame_library() -> None:
+    script = (
+        "import sys, engine.ranking.dpp, engine.ranking.auc\n"
+        "print(sorted({'torch', 'polars', 'pandas'} & set(sys.modules)))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert result.stdout == "[]\n"

@@ -5,7 +5,7 @@ import pytest
 
 from engine.ranking.auc import gauc
 from engine.ranking.config import SimulationConfig
-from engine.ranking.fusion import expected_weights, safe_logit
+from engine.ranking.rivals import expected_weights, safe_logit
 from engine.ranking.simulate import rates, simulate
 
 

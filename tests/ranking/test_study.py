@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from engine.ranking.config import FusionConfig, SimulationConfig, StudyConfig
-from engine.ranking.fusion import fused, searched_weights, train
-from engine.ranking.simulate import Scored, simulate
+from engine.ranking.fusion import fused, train
+from engine.ranking.rivals import searched_weights
+from engine.ranking.scored import Scored
+from engine.ranking.simulate import simulate
 from engine.ranking.study import interval, methods
 
 SMALL = SimulationConfig(requests=400, skew=30)

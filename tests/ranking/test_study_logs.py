@@ -80,6 +80,7 @@ def test_every_method_is_compared_on_the_same_users(log: Impressions, per_reques
 
 @pytest.mark.skipif(not REAL.is_dir(), reason=f"no KuaiRand subset in {REAL}")
 def test_on_kuairand_the_ranker_orders_and_ranks_beat_cross_entropies() -> None:
-    row = compare(load_kuairand(REAL), FusionConfig(per_request=False), 1, 100)
+    fusion = FusionConfig(per_request=False, batch_requests=256, epochs=3)
+    row = compare(load_kuairand(REAL), fusion, 1, 100)
     assert row["objectives"]["click"]["equal_weights"] > 0.65
     assert row["baselines"]["bce"]["harmonrank_minus"]["low"] > 0
