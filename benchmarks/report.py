@@ -32,6 +32,7 @@ SIZES = {
     "growth_batch": ("Batch", "requests at once"),
     "growth_concurrency": ("Concurrency", "clients"),
 }
+DRAWN = ("request", "grpc", "encode", "append", "search", "peer")  # parts of names
 Row = dict[str, Any]
 Ways = dict[str, Row]  # way -> its stored row
 
@@ -96,12 +97,11 @@ def by_case(rows: Sequence[Row]) -> dict[str, Ways]:
 
 def latency(cases: Mapping[str, Ways]) -> Section:
     """Distributions of every timed case of requests and encoders."""
-    drawn = [
-        charts.distributions(name, {way: row["quantiles_ms"] for way, row in ways.items()})
-        for name, ways in cases.items()
-        if all(row["quantiles_ms"] for row in ways.values())
-        and any(part in name for part in ("request", "grpc", "encode", "append", "search", "peer"))
-    ]
+    drawn = []
+    for name, ways in cases.items():
+        quantiles = {way: row["quantiles_ms"] for way, row in ways.items()}
+        if all(quantiles.values()) and any(part in name for part in DRAWN):
+            drawn.append(charts.distributions(name.replace("_", " "), quantiles))
     note = "Share of calls answered within a time; all ways of a chart in the same rounds."
     return Section("Latency", note, drawn, missing="" if drawn else SUITE)
 

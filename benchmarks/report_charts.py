@@ -8,6 +8,8 @@ from typing import Any
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
 
 from .case import ENGINE
 
@@ -24,6 +26,7 @@ STYLE = {
     "axes.titlesize": 11,
     "axes.titlelocation": "left",
     "axes.grid": True,
+    "axes.axisbelow": True,
     "grid.color": "#eef2f7",
     "xtick.color": INK,
     "ytick.color": INK,
@@ -56,23 +59,32 @@ def _drawn(draw: Callable[[Axes], None], height: float) -> str:
     return svg[svg.index("<svg") :]
 
 
-def lines(title: str, points: Points, x: str, y: str, *, log: str = "", height: float = 3.0) -> str:
+def _plain(axis: Axis) -> None:
+    """1, 2, 5, 10 on a logarithmic scale."""
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=12))
+    axis.set_major_formatter(FormatStrFormatter("%g"))
+    axis.set_minor_locator(NullLocator())
+
+
+def lines(title: str, points: Points, x: str, y: str, *, log: str = "", marker: str = "o") -> str:
     """A line a name.
 
     Args:
         log: "x", "y" or "xy".
+        marker: of the points; "" for none.
     """
 
     def draw(axes: Axes) -> None:
         colour = colours(points)
         for name, (at, values) in points.items():
-            axes.plot(at, values, marker="o", markersize=3.5, color=colour[name], label=name)
+            axes.plot(at, values, marker=marker, markersize=4, color=colour[name], label=name)
         for axis in log:
             getattr(axes, f"set_{axis}scale")("log")
+            _plain(getattr(axes, f"{axis}axis"))
         axes.set(title=title, xlabel=x, ylabel=y)
         axes.legend(fontsize=9)
 
-    return _drawn(draw, height)
+    return _drawn(draw, 2.8)
 
 
 def distributions(title: str, quantiles: Mapping[str, Sequence[float]]) -> str:
@@ -81,7 +93,7 @@ def distributions(title: str, quantiles: Mapping[str, Sequence[float]]) -> str:
         name: (ms, [place / (len(ms) - 1) for place in range(len(ms))])
         for name, ms in quantiles.items()
     }
-    return lines(title, points, "ms", "share of calls", log="x", height=2.6)
+    return lines(title, points, "ms", "share of calls", log="x", marker="")
 
 
 def bars(title: str, values: Mapping[str, float], x: str, *, mark: float | None = None) -> str:
@@ -98,6 +110,7 @@ def bars(title: str, values: Mapping[str, float], x: str, *, mark: float | None 
             color=[OURS if width >= base else OTHERS[2] for width in widths],
         )
         axes.set_xscale("log")
+        _plain(axes.xaxis)
         for place, width in enumerate(widths):
             axes.annotate(f" {width:.2g}×", (max(width, base), place), va="center", fontsize=9)
         if mark is not None:
