@@ -1,8 +1,11 @@
 """The fusing network: what it starts as, what it may not change, and what it is built of."""
 
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
+from onnxruntime import InferenceSession
 from pydantic import ValidationError
 from torch import Tensor
 
@@ -94,3 +97,20 @@ def test_heads_must_divide_the_width() -> None:
         EnsembleConfig(objectives=3, user_dim=5, heads=3)
     with pytest.raises(ValidationError, match="extra"):
         EnsembleConfig.model_validate({"objectives": 1, "user_dim": 1, "depth": 2})
+
+
+def test_onnx_runtime_scores_as_torch_whatever_the_number_of_candidates(
+    network: Ensemble, inputs: tuple[Tensor, Tensor, Tensor], tmp_path: Path
+) -> None:
+    moved(network).eval()
+    names = ["probability", "rank", "user"]
+    torch.onnx.export(
+        network, inputs, str(tmp_path / "ensemble.onnx"), dynamo=True, verbose=False,
+        input_names=names, dynamic_shapes=tuple({0: torch.export.Dim.AUTO} for _ in names),
+    )  # fmt: skip
+    session = InferenceSession(tmp_path / "ensemble.onnx")
+    for n in (1, 7, 40):
+        few = [x[:n] for x in inputs]
+        (found,) = session.run(None, {k: x.numpy() for k, x in zip(names, few, strict=True)})
+        with torch.no_grad():
+            torch.testing.assert_close(torch.from_numpy(found), network(*few))
