@@ -17,6 +17,7 @@ def test_the_tables_are_made_from_the_stored_results(path: Path) -> None:
     ("path", "start"),
     [
         (readme.README, "| personal recency |"),
+        (readme.README, "| stored user, no server |"),
         (readme.KERNELS_README, "| token_assembly | folded"),
         (readme.COMPILE_README, "| trained | openvino | int8"),
     ],
