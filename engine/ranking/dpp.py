@@ -68,20 +68,47 @@ def pages(
     theta = 1 - np.broadcast_to(np.asarray(diversity, np.float64), (n_requests,))[:, None]
     mask = np.ones(relevance.shape, bool) if mask is None else mask
     _check(relevance, vectors, size, theta, window, mask, ridge)
-    window = size if window is None else window
-
     factor = similarity_factor(np.where(mask[:, :, None], vectors, 0.0), ridge)
+    merit = np.where(mask, theta * np.where(mask, relevance, 0.0), -np.inf)
+    chosen = np.full((n_requests, size), -1, np.int64)
+    n_chosen = min(size, n_items)
+    chosen[:, :n_chosen] = _greedy(merit, 1 - theta, factor, n_chosen, window or n_chosen, ridge)
+    return chosen
+
+
+def standardised(relevance: F64, mask: NDArray[np.bool_] | None = None) -> F64:
+    """Relevance with mean 0 and deviation 1 in each request, so that θ means the same in all."""
+    kept = np.ones(relevance.shape, bool) if mask is None else mask
+    count = np.maximum(kept.sum(1, keepdims=True), 1)
+    scaled = np.where(kept, relevance, 0.0)
+    scaled = np.where(kept, scaled - scaled.sum(1, keepdims=True) / count, 0.0)
+    deviation = np.sqrt((scaled**2).sum(1, keepdims=True) / count)
+    found: F64 = np.divide(scaled, deviation, out=np.zeros(scaled.shape), where=deviation > 0)
+    return found
+
+
+def _greedy(
+    merit: F64, weight: F64, factor: F64, size: int, window: int, ridge: float
+) -> NDArray[np.int64]:
+    """`size` times argmax merit + weight log d², [B, size], -1 where all merits are -inf.
+
+    Args:
+        merit: [B, N] θ r, -inf for what does not exist; changed to -inf for what is chosen.
+        weight: [B, 1] 1 - θ.
+        factor: [B, N, D + 1] of `similarity_factor`.
+    """
     rest = 1 - (factor**2).sum(2)  # [B, N]: S's diagonal without V Vᵀ's
     floor = 0.5 * ridge / (1 + ridge)  # only a chosen item's d², which is 0, lies below
-    rows = np.arange(n_requests)
-    merit = np.where(mask, theta * np.where(mask, relevance, 0.0), -np.inf)  # θ r; chosen: -inf
-    residual = np.ones(relevance.shape)  # d²: S has a diagonal of ones
-    chosen = np.full((n_requests, size), -1, np.int64)
-    cholesky = np.zeros((n_requests, size, n_items))  # row t: column of the t-th chosen
-    for t in range(min(size, n_items)):
-        best = (merit + (1 - theta) * np.log(residual)).argmax(1)  # [B]
+    rows = np.arange(len(merit))
+    residual = np.ones(merit.shape)  # d²: S has a diagonal of ones
+    chosen = np.full((len(merit), size), -1, np.int64)
+    cholesky = np.zeros((len(merit), size, merit.shape[1]))  # row t: column of the t-th chosen
+    for t in range(size):
+        best = (merit + weight * np.log(residual)).argmax(1)  # [B]
         chosen[:, t] = np.where(merit[rows, best] > -np.inf, best, -1)
         merit[rows, best] = -np.inf
+        if t + 1 == size:
+            break
         if t + 1 < window:
             e = (factor @ factor[rows, best][:, :, None])[:, :, 0]
             e[rows, best] += rest[rows, best]
@@ -93,16 +120,6 @@ def pages(
             recent = chosen[:, t + 2 - window : t + 1]
             residual = np.maximum(_against(factor, rest, recent), floor)
     return chosen
-
-
-def standardised(relevance: F64, mask: NDArray[np.bool_] | None = None) -> F64:
-    """Relevance with mean 0 and deviation 1 in each request, so that θ means the same in all."""
-    kept = np.ones(relevance.shape, bool) if mask is None else mask
-    mean = relevance.mean(1, keepdims=True, where=kept)
-    deviation = relevance.std(1, keepdims=True, where=kept)
-    scaled = np.where(kept, relevance - mean, 0.0)
-    found: F64 = np.divide(scaled, deviation, out=np.zeros(scaled.shape), where=deviation > 0)
-    return found
 
 
 def _against(factor: F64, rest: F64, recent: NDArray[np.int64]) -> F64:

@@ -157,6 +157,15 @@ def test_standardised_relevance_has_mean_0_and_deviation_1_where_candidates_are(
         assert row[kept].mean() == pytest.approx(0, abs=1e-12)
         assert row[kept].std() == pytest.approx(1)
     assert standardised(np.full((1, 3), 2.0)).tolist() == [[0, 0, 0]]
+    poisoned = np.where(mask, relevance, np.nan)
+    np.testing.assert_array_equal(standardised(poisoned, mask), found)
+    with np.errstate(all="raise"):
+        assert standardised(relevance[:1], np.zeros((1, 50), bool)).tolist() == [[0.0] * 50]
+
+
+def test_no_candidates_give_an_empty_page() -> None:
+    assert pages(np.zeros((2, 0)), np.zeros((2, 0, 3)), 2, 0.5).tolist() == [[-1, -1]] * 2
+    assert pages(np.zeros((0, 4)), np.zeros((0, 4, 3)), 2, 0.5).shape == (0, 2)
 
 
 @pytest.mark.parametrize(
