@@ -4,6 +4,7 @@ python -m benchmarks.report [--out artifacts/report.html]
 """
 
 import json
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -190,23 +191,26 @@ def kernels(stored: Mapping[str, Any]) -> Section:
 
 
 def history(releases: Mapping[str, Sequence[Row]]) -> Section:
-    """p50 of every case over the releases, as a share of the first that has it."""
-    series: dict[str, dict[str, float]] = {}
-    for version, rows in releases.items():
-        for row in rows:
-            ours = [repeat[ENGINE]["p50_ms"] for repeat in row["repeats"]
-                    if "p50_ms" in repeat.get(ENGINE, {})]  # fmt: skip
-            if ours:
-                series.setdefault(row["case"], {})[version] = sorted(ours)[len(ours) // 2]
-    drawn = []
-    if series:
-        points = {
-            case: ([*found], [value / next(iter(found.values())) for value in found.values()])
-            for case, found in series.items()
-        }
-        drawn = [charts.lines("p50 over that of the first release", points, "", "share")]
+    """p50 of every case over the releases."""
+    points = {case: ([*found], [*found.values()]) for case, found in shares(releases).items()}
+    title = "p50 over that of the first release"
+    drawn = [charts.lines(title, points, "", "share")] if points else []
     note = "Medians of the gate's repeats, the same class of machine."
     return Section("History", note, drawn, missing="" if drawn else RELEASE)
+
+
+def shares(releases: Mapping[str, Sequence[Row]]) -> dict[str, dict[str, float]]:
+    """By case and version, the engine's median p50 over that of the first version that has it."""
+    medians: dict[str, dict[str, float]] = {}
+    for version, rows in releases.items():
+        for row in rows:
+            ours = [repeat.get(ENGINE, {}).get("p50_ms") for repeat in row["repeats"]]
+            if ours and None not in ours:
+                medians.setdefault(row["case"], {})[version] = statistics.median(ours)
+    return {
+        case: {version: value / next(iter(found.values())) for version, value in found.items()}
+        for case, found in medians.items()
+    }
 
 
 def every(cases: Mapping[str, Ways]) -> Section:

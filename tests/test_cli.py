@@ -127,4 +127,4 @@ def test_benchmarks_by_name(name: str) -> None:
 def test_a_benchmark_that_there_is_not() -> None:
     refused = runner.invoke(cli.app, ["bench", "nothing"])
     assert refused.exit_code == 2
-    assert "expected one of retrieval, refresh, got 'nothing'" in refused.output
+    assert "expected one of retrieval, refresh, report, got 'nothing'" in refused.output

@@ -4,8 +4,9 @@ Times are of a GPU where there is one; else of the references on the CPU, since 
 is for results, not for speed. Bytes, resources and results need no GPU.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 
 import faiss
@@ -15,7 +16,7 @@ from benchmarks.case import ENGINE, Case, Opener, Read, Setting, Timed
 from benchmarks.kernel_numbers import numbers
 
 from . import operators
-from .operators import Operator
+from .operators import Operator, Way
 
 ROUNDS = 10
 TOLERANCE = {"cpu": 1e-4, "cuda": 2e-2}  # fp32, and fp16 with another order of the sums
@@ -36,7 +37,9 @@ def _timed(name: str, made: Callable[[str], Operator]) -> Opener:
                 got, least = operator.ways[way]().float().cpu(), TOLERANCE[device]
                 torch.testing.assert_close(got, expected, rtol=least, atol=least)
 
-            ways = operator.ways if device == "cpu" else _waited(operator.ways)
+            ways: Mapping[str, Callable[[], object]] = operator.ways
+            if device == "cuda":
+                ways = {name: Waited(way) for name, way in operator.ways.items()}
             dtype = str(operators.dtype_of(device)).removeprefix("torch.")
             shapes = {**operator.parameters, "dtype": dtype, "device": device}
             shapes["threads"] = setting.threads
@@ -47,14 +50,15 @@ def _timed(name: str, made: Callable[[str], Operator]) -> Opener:
     return opened
 
 
-def _waited(ways: dict[str, Callable[[], torch.Tensor]]) -> dict[str, Callable[[], object]]:
-    """Calls that end when the GPU has."""
+@dataclass(frozen=True)
+class Waited:
+    """A call on a GPU that ends when the GPU has; `launch` does not wait."""
 
-    def call(way: Callable[[], torch.Tensor]) -> None:
-        way()
+    launch: Way
+
+    def __call__(self) -> None:
+        self.launch()
         torch.cuda.synchronize()
-
-    return {name: partial(call, way) for name, way in ways.items()}
 
 
 def _exact(name: str, which: str) -> Opener:

@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -100,10 +102,14 @@ def test_kernels_that_no_card_has_run_say_so(tmp_path: Path) -> None:
 
 
 def test_history_is_a_share_of_the_first_release(tmp_path: Path) -> None:
+    releases = {}
     for version, p50 in (("0.1.0", 2.0), ("0.2.0", 1.0)):
-        repeats = [{"stars": {"p50_ms": p50}}] * 3
+        repeats = [{"stars": {"p50_ms": p50 * n}} for n in (1.0, 1.0, 9.0)]
         row = {"case": "stored_grpc", "repeats": repeats, **AROUND}
-        write(tmp_path / f"{version}.json", [row])
+        exact = {"case": "parity", "repeats": [{"stars": {"cosine_min": 1.0}}], **AROUND}
+        releases[version] = [row, exact]
+        write(tmp_path / f"{version}.json", releases[version])
+    assert report.shares(releases) == {"stored_grpc": {"0.1.0": 1.0, "0.2.0": 0.5}}
     text = parts(report.page(tmp_path / "results", tmp_path))["History"]
     assert "<svg" in text
     assert "0.2.0" in text
@@ -113,3 +119,11 @@ def test_a_broken_line_is_refused(tmp_path: Path) -> None:
     (tmp_path / "suite.json").write_text("{}\nnot json\n")
     with pytest.raises(ConfigError, match=r"suite\.json:2: expected a JSON line"):
         report.page(tmp_path, tmp_path / "releases")
+
+
+def test_the_command_writes_the_page(tmp_path: Path) -> None:
+    out = tmp_path / "new" / "report.html"
+    script = "from engine.cli import main; main()"
+    command = [sys.executable, "-c", script, "bench", "report", "--out", str(out)]
+    subprocess.run(command, cwd=report.ROOT, check=True)
+    assert "</html>" in out.read_text()
