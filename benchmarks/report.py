@@ -138,7 +138,7 @@ def growth(cases: Mapping[str, Ways]) -> Section:
         if name in cases
     ]
     note = (
-        "Time of one answer against what grows; both scales logarithmic, so a slope is an exponent."
+        "Time of one call against what grows; both scales logarithmic, so a slope is an exponent."
     )
     return Section("Growth", note, drawn, missing="" if drawn else SUITE)
 
