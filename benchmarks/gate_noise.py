@@ -1,10 +1,11 @@
 """When repeats of a noisy number say enough: the gate's noise model.
 
 Each repeat of a case gives one number: a ratio to an opponent of the same repeat, a difference to
-it, or a value. The repeats are taken as independent. Their interval is Student's t about the mean
-of what remains when a fifth is trimmed at either end (Tukey and McLaughlin 1963), so from five
-repeats on a disturbed one moves the interval little; at three, where nothing is trimmed, it widens
-it and asks for more repeats. A verdict needs the whole interval on one side of the bound.
+it, or a value. The repeats are taken as independent. From eight repeats on, their median lies
+between two of them by the binomial distribution alone (the sign test), whatever the noise: of
+twelve, one disturbed repeat at either end does not count, of twenty three. Fewer repeats say
+nothing without an assumption, so there the interval is Student's t about the mean: a disturbed
+repeat widens it, and it asks for more. A verdict needs the whole interval on one side of the bound.
 
 Looking after every repeat and stopping at the first clear interval would err more often than one
 look. So there are few looks, at LOOKS repeats, and each interval has 1 - ALPHA / len(LOOKS)
@@ -16,15 +17,15 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import t
+from scipy.stats import quantile_test, t
 
 LOOKS = (3, 5, 8, 12, 20)
 ALPHA = 0.05
-_TRIMMED = 5  # one of so many at either end: none of three, one of five
+_CONFIDENCE = 1 - ALPHA / len(LOOKS)  # of one look
 
 
 class Interval(NamedTuple):
-    """Median of the repeats, and where the trimmed mean lies."""
+    """Median of the repeats, and where that of the number lies."""
 
     value: float
     low: float
@@ -37,15 +38,13 @@ def interval(values: Sequence[float]) -> Interval:
     Raises:
         ValueError: fewer repeats, or a value that is not finite.
     """
-    if len(values) < LOOKS[0] or not np.isfinite(values).all():
+    n = len(values)
+    if n < LOOKS[0] or not np.isfinite(values).all():
         raise ValueError(
             f"interval: values: expected {LOOKS[0]} or more finite numbers, got {values}"
         )
-    ordered, n = np.sort(values), len(values)
-    cut = n // _TRIMMED
-    kept = ordered[cut : n - cut]
-    spread = ordered.clip(kept[0], kept[-1]).std(ddof=1)  # of the winsorised values
-    error = spread * np.sqrt((n - 1) / (len(kept) * (len(kept) - 1)))
-    reach = error * t.ppf(1 - ALPHA / len(LOOKS) / 2, len(kept) - 1)
-    centre = kept.mean()
-    return Interval(float(np.median(ordered)), float(centre - reach), float(centre + reach))
+    low, high = quantile_test(values, p=0.5).confidence_interval(_CONFIDENCE)
+    if np.isnan(low) or np.isnan(high):  # no two of so few are far enough apart
+        reach = t.ppf((1 + _CONFIDENCE) / 2, n - 1) * np.std(values, ddof=1) / np.sqrt(n)
+        low, high = np.mean(values) - reach, np.mean(values) + reach
+    return Interval(float(np.median(values)), float(low), float(high))

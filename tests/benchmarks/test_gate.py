@@ -67,7 +67,7 @@ def held(tmp_path: Path) -> Callable[..., tuple[int, dict[str, Any]]]:
     [
         ((1.0, 1.1, 1.2), 0, "pass", LOOKS[0]),
         ((3.0, 3.1, 3.2), 1, "breach", LOOKS[0]),
-        ((1.0, 1.1, 9.0, 1.1, 1.2), 0, "pass", LOOKS[1]),
+        ((1.0, 1.1, 9.0, *[1.1] * 9), 0, "pass", LOOKS[3]),
         ((1.5, 2.5), 2, "undecided", LOOKS[-1]),
     ],
 )

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from benchmarks.case import ENGINE
+from benchmarks.cases import CASES
 from benchmarks.gate_rows import SERVER_OBJECTIVES, load_gates
 from engine.errors import ConfigError
 
@@ -91,3 +92,12 @@ def test_a_file_that_holds_no_rows(tmp_path: Path, text: str) -> None:
 def test_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="expected a readable TOML file"):
         load_gates(tmp_path / "none.toml")
+
+
+def test_the_rows_name_cases_that_there_are() -> None:
+    rows = load_gates()
+    assert {row.case for row in rows} <= set(CASES)
+    # CI has the request path, the search, the server, and what is exact and takes seconds.
+    assert {"stored_grpc", "live_request_in_process", "search_filtered", "kernel_results"} <= {
+        row.case for row in rows if row.quick
+    }
