@@ -12,7 +12,7 @@ import pytest
 from benchmarks.case import Read, Setting, Timed
 from benchmarks.cases import server as cases
 from benchmarks.cases.server import CASES, assert_same
-from benchmarks.perf_analyzer import find
+from benchmarks.perf_analyzer import Target, find
 from benchmarks.processes import mapped_files, model_process, resident_bytes
 from engine.errors import BackendUnavailable
 from engine.serving.client import StarsClient
@@ -125,3 +125,28 @@ def test_same_answers_but_for_near_ties() -> None:
     }.items():
         with pytest.raises(AssertionError, match=f"{what}: "):
             assert_same(what, (np.array(wrong[0]), wrong[1]), (items, scores))
+
+
+def test_the_highest_rate_is_searched_from_the_last_one(
+    setting: Setting, short: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[float] = []
+
+    def holds(target: Target, objective_ms: float, seconds: float):
+        assert objective_ms == 30.0
+        limit = {"stars": 1000.0, "stars_null": 2000.0}[target.name]
+
+        def held(rate_per_s: float) -> float | None:
+            asked.append(rate_per_s)
+            return rate_per_s if rate_per_s < limit else None
+
+        return held
+
+    monkeypatch.setattr(cases, "holds", holds)
+    with CASES["poisson_rate"](setting) as case:
+        found = case.repeat()
+        first, asked[:] = len(asked), []
+        assert case.repeat().keys() == found.keys() == {"stars", "null"}
+    assert 900 < found["stars"]["highest_rate_per_s"] < 1000
+    assert 1800 < found["null"]["highest_rate_per_s"] < 2000
+    assert len(asked) < first
