@@ -27,17 +27,20 @@ def study(config: StudyConfig) -> dict[str, Any]:
         mean_auc and its 95 % interval `ci`; `baselines`, each with its own and with
         `harmonrank_minus` over the same seeds; `skew`, the same for each skew; `epsilon`, mean AUC
         and share of blocks for each c; `temperature`, the pairwise surrogate's mean AUC for each
-        τ. Intervals are Student's over the seeds.
+        τ; `harmonrank_minus` in both is of HarmonRank with the configured c. Intervals are
+        Student's over the seeds.
     """
+    areas = {skew: _seeds(config, skew) for skew in config.skews}
     by_skew = [
-        {"skew": skew, "rates": _rates(config, skew).tolist(), **_summary(_seeds(config, skew))}
-        for skew in config.skews
+        {"skew": skew, "rates": _rates(config, skew).tolist(), **_summary(found)}
+        for skew, found in areas.items()
     ]
+    ours = areas[config.skews[0]]["harmonrank"].mean(1)
     first = {k: by_skew[0][k] for k in ("mean_auc", "ci", "objectives", "baselines")}
     return {
         **first,
-        "epsilon": [_sweep(config, "harmonrank", "c", c) for c in config.cs],
-        "temperature": [_sweep(config, "pairwise", "tau", tau) for tau in config.taus],
+        "epsilon": [_sweep(config, ours, "harmonrank", "c", c) for c in config.cs],
+        "temperature": [_sweep(config, ours, "pairwise", "tau", tau) for tau in config.taus],
         "skew": by_skew,
         "config": config.model_dump(),
     }
@@ -77,19 +80,11 @@ def _seeds(config: StudyConfig, skew: float) -> dict[str, F64]:
 
 def _summary(areas: dict[str, F64]) -> dict[str, Any]:
     ours = areas["harmonrank"].mean(1)
-    baselines = {}
-    for name, values in areas.items():
-        if name != "harmonrank":
-            theirs = values.mean(1)
-            low, high = interval(ours - theirs)
-            baselines[name] = {
-                "mean_auc": float(theirs.mean()),
-                "ci": interval(theirs),
-                "objectives": values.mean(0).tolist(),
-                "harmonrank_minus": {
-                    "mean": float((ours - theirs).mean()), "low": low, "high": high
-                },
-            }  # fmt: skip
+    baselines = {
+        name: {**_compared(ours, values.mean(1)), "objectives": values.mean(0).tolist()}
+        for name, values in areas.items()
+        if name != "harmonrank"
+    }
     return {
         "mean_auc": float(ours.mean()),
         "ci": interval(ours),
@@ -98,7 +93,16 @@ def _summary(areas: dict[str, F64]) -> dict[str, Any]:
     }
 
 
-def _sweep(config: StudyConfig, loss: LossName, name: str, value: float) -> dict[str, Any]:
+def _compared(ours: F64, theirs: F64) -> dict[str, Any]:
+    """A method's mean AUC over seeds, [seeds], beside HarmonRank's."""
+    low, high = interval(ours - theirs)
+    minus = {"mean": float((ours - theirs).mean()), "low": low, "high": high}
+    return {"mean_auc": float(theirs.mean()), "ci": interval(theirs), "harmonrank_minus": minus}
+
+
+def _sweep(
+    config: StudyConfig, ours: F64, loss: LossName, name: str, value: float
+) -> dict[str, Any]:
     """Mean AUC at the first skew of one loss with one setting changed."""
     areas, blocks = [], []
     for seed in range(config.seeds):
@@ -110,7 +114,7 @@ def _sweep(config: StudyConfig, loss: LossName, name: str, value: float) -> dict
         )
         areas.append(area.mean())
         blocks.append(share)
-    row = {name: value, "mean_auc": float(np.mean(areas)), "ci": interval(np.array(areas))}
+    row = {name: value, **_compared(ours, np.array(areas))}
     return row | ({"blocks": float(np.mean(blocks))} if loss == "harmonrank" else {})
 
 

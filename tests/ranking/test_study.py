@@ -101,7 +101,10 @@ def test_the_study_prints_its_rows() -> None:
     assert row["skew"][0]["rates"] == pytest.approx([0.4, 0.1])
     assert row["skew"][0]["mean_auc"] == row["mean_auc"]
     # The same settings, seeds and data by another way.
-    assert row["temperature"][0]["mean_auc"] == row["baselines"]["pairwise"]["mean_auc"]
+    assert (
+        row["temperature"][0].items()
+        >= {k: v for k, v in row["baselines"]["pairwise"].items() if k != "objectives"}.items()
+    )
     hard, soft = row["epsilon"]
     assert hard["blocks"] > 0.99
     assert soft["blocks"] == pytest.approx(1 / 8)
