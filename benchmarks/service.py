@@ -133,7 +133,8 @@ class TorchRecommender:
         fields = self.calendar.fields(np.array([time]))
         signals = self.calendar.signals_on(fields["day"])
         gap_days = self.calendar.gap_days(np.array([time]), np.array([last]))
-        return self.weights.context(fields, gap_days, signals)[0]
+        moments = np.stack([fields[name] for name in ("hour", "weekday", "week")], axis=1)
+        return self.weights.context(moments, gap_days, signals)[0]
 
     @torch.inference_mode()
     def _scores(self, vectors: torch.Tensor, state: RepeatState, time: int) -> torch.Tensor:

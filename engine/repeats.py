@@ -169,15 +169,18 @@ class RepeatItemStatistics:
     FIELDS: ClassVar = ("count", "buyers", "again", "span_days", "subclass")
 
     @cached_property
-    def arrays(self) -> tuple[NDArray[Any], ...]:
-        """The fields; what few observations lean on: [3] the rate of buying again and the gap in
-        days over all items, all (smoothed) purchases; an entry for each subclass."""
+    def table(self) -> NDArray[np.float32]:
+        """[N, 5] the fields side by side: an item's are then one place in memory."""
+        return np.stack([getattr(self, name) for name in self.FIELDS], axis=1, dtype=np.float32)
+
+    @cached_property
+    def means(self) -> tuple[float, float, float, int]:
+        """What few observations lean on: the rate of buying again and the gap in days over all
+        items, all (smoothed) purchases; and the subclasses."""
         purchases, buyers = float(self.count.sum()), float(self.buyers.sum())
         rate = float(self.again.sum()) / max(buyers, 1)
         gap = float(self.span_days.sum()) / max(purchases - buyers, 1)
-        means = np.array([rate, gap, purchases + len(self.count)])
-        kinds = np.empty(int(self.subclass.max(initial=-1)) + 1, np.bool_)
-        return (*(getattr(self, name) for name in self.FIELDS), means, kinds)
+        return rate, gap, purchases + len(self.count), int(self.subclass.max(initial=-1)) + 1
 
 
 def repeat_features(
@@ -200,7 +203,7 @@ def repeat_features(
             of_all = state.all_count, state.all_span
         own = tuple(getattr(state, name) for name in RepeatState.FIELDS)
         now = time, state.n_sessions, state.last_session_time
-        _fill(rows[:, start:end], own, of_all, now, items.arrays)
+        _fill(rows[:, start:end], own, of_all, now, items.table, items.means)
         start = end
     recent = rows[: len(HALF_LIVES_DAYS)]
     np.exp2(recent, out=recent)
@@ -228,7 +231,8 @@ def _fill(
     own: tuple[NDArray[Any], ...],
     of_all: tuple[NDArray[Any], ...],
     now: tuple[int, int, int],
-    statistics: tuple[NDArray[Any], ...],
+    table: NDArray[np.float32],
+    means: tuple[float, float, float, int],
 ) -> None:
     """What _ROWS are made of, [m] each, and behind them the decayed counts, of one state.
 
@@ -239,27 +243,28 @@ def _fill(
         own: its `RepeatState.FIELDS`.
         of_all: count and span in seconds that the statistics hold of the user.
         now: time, sessions, time of the last one.
-        statistics: `RepeatItemStatistics.arrays`.
+        table, means: of `RepeatItemStatistics`.
     """
     item, count, first_time, last_time, last_session, decayed = own
     all_count, all_span = of_all
     time, n_sessions, last_session_time = now
-    purchases, buyers, again, span_days, subclass, (rate, gap, total), kinds = statistics
-    in_subclass = np.zeros(len(kinds))
-    last_in_subclass = np.full(len(kinds), np.iinfo(np.int64).min)
+    rate, gap, total, n_subclasses = means
+    in_subclass = np.zeros(n_subclasses)
+    last_in_subclass = np.full(n_subclasses, np.iinfo(np.int64).min)
     bought = 0.0
     for i in range(len(item)):
-        kind = subclass[item[i]]
+        kind = int(table[item[i], 4])
         bought += count[i]
         in_subclass[kind] += count[i]
         last_in_subclass[kind] = max(last_in_subclass[kind], last_time[i])
     sessions = max(n_sessions, 1)
     for i in range(len(item)):
-        j, kind = item[i], subclass[item[i]]
+        purchases, buyers, again, span_days = table[item[i], :4]
+        kind = int(table[item[i], 4])
         days = _days(time - last_time[i])
-        others = buyers[j] - (all_count[i] > 0)
-        others_bought = purchases[j] - all_count[i]
-        others_days = max(span_days[j] - all_span[i] / DAY_S, 0.0)
+        others = buyers - (all_count[i] > 0)
+        others_bought = purchases - all_count[i]
+        others_days = max(span_days - all_span[i] / DAY_S, 0.0)
         usual_gap = (others_days + _PRIOR * gap) / (others_bought - others + _PRIOR)
         gap_days = usual_gap
         if count[i] > 1:
@@ -281,7 +286,7 @@ def _fill(
         rows[13, i] = count[i] / sessions
         rows[14, i] = count[i] > 1
         rows[15, i] = sessions_since == 0
-        rows[16, i] = (again[j] - (all_count[i] > 1) + _PRIOR * rate) / (others + _PRIOR)
+        rows[16, i] = (again - (all_count[i] > 1) + _PRIOR * rate) / (others + _PRIOR)
         rows[17, i] = count[i] / in_subclass[kind]
 
 

@@ -65,6 +65,7 @@ class ChangeLog:
 
     def __init__(self, folder: Path, bundle: str) -> None:
         self.folder, self._bundle = folder, bundle
+        self._current = str(folder / CURRENT)  # asked for before every batch
 
     @classmethod
     def of(cls, bundle: Bundle) -> "ChangeLog":
@@ -81,7 +82,7 @@ class ChangeLog:
     def stamp(self) -> tuple[int, int] | None:
         """Differs whenever the version does; costs one system call."""
         try:
-            status = os.stat(self.folder / CURRENT)
+            status = os.stat(self._current)
         except FileNotFoundError:
             return None
         return status.st_ino, status.st_mtime_ns

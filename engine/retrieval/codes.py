@@ -12,6 +12,7 @@ from engine.runtime.onnx_cpu import session_options
 
 from .index import in_parts, norms
 
+Floats = NDArray[np.float32]
 # Queries get 7 bits: sums of two products then fit the 16 bits in which processors without VNNI
 # add them, so that sums are exact on each.
 QUERY_LIMIT, ITEM_LIMIT = 63, 127
@@ -92,22 +93,13 @@ class Codes:
         sums = self._sums(codes)
         masks = np.empty((len(queries), 0), np.int32) if words is None else words
         tables = self._scales, self._bias, self._bounds, self._of_chunks
-        found, given_up = [], np.zeros(len(queries), np.bool_)
-        for row in range(len(queries)):
-            for room in sorted({min(max(_LEAST_ROOM, 2 * k), most), most}):
-                items = np.empty(room, np.int64)
-                n = _select(
-                    sums[row], scales[row], coefficients[row], *tables, masks[row], k, items
-                )
-                if n >= 0:
-                    break
-            given_up[row] = n < 0
-            found.append(items[: max(n, 0)])
-        width = max(len(items) for items in found)
-        answer = np.full((len(queries), max(width, 1)), -1, np.int64)
-        for row, items in enumerate(found):
-            answer[row, : len(items)] = items
-        return answer, given_up
+        counts = np.empty(len(queries), np.int64)
+        for room in sorted({min(max(_LEAST_ROOM, 2 * k), most), most}):
+            items = np.empty((len(queries), room), np.int64)
+            _select_all(sums, scales, coefficients, tables, masks, k, items, counts)
+            if counts.min() >= 0:
+                break
+        return items[:, : max(int(counts.max()), 1)], counts < 0
 
     def quantised(
         self, queries: NDArray[np.float32]
@@ -164,6 +156,25 @@ def _quantise(
 
 
 @compiled
+def _select_all(
+    sums: NDArray[np.int32],
+    units: NDArray[np.float32],
+    coefficients: NDArray[np.float64],
+    tables: tuple[Floats, Floats, Floats, Floats],
+    words: NDArray[np.int32],
+    k: int,
+    items: NDArray[np.int64],
+    counts: NDArray[np.int64],
+) -> None:
+    """`_select` for every query; -1 behind its items."""
+    for row in range(len(sums)):
+        counts[row] = _select(
+            sums[row], units[row], coefficients[row], *tables, words[row], k, items[row]
+        )
+        items[row, max(counts[row], 0) :] = -1
+
+
+@compiled
 def _select(
     sums: NDArray[np.int32],
     unit: np.float32,
@@ -197,9 +208,11 @@ def _select(
         if not _any_near(sums[part], scales[part], bias[part], unit, np.float32(near)):
             continue
         for i in range(start, start + CHUNK):
-            if bias[i] == -np.inf or (len(words) and not (words[i >> 5] >> (i & 31)) & 1):
-                continue
             score = np.float64(np.float32(sums[i]) * scales[i] * unit + bias[i])
+            if score < near or bias[i] == -np.inf:
+                continue
+            if len(words) and not (words[i >> 5] >> (i & 31)) & 1:
+                continue
             margin = by_norm * bounds[i, 0] + by_lost * bounds[i, 1] + by_bias * bounds[i, 2]
             if score + margin < highest[0]:
                 continue

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -146,7 +146,7 @@ def best_of(scores: NDArray[np.float32], items: NDArray[np.int64], k: int) -> To
 @compiled
 def highest(
     scores: NDArray[np.float32],
-    items: NDArray[np.int64],
+    items: NDArray[np.integer[Any]],
     best_scores: NDArray[np.float32],
     best_items: NDArray[np.int64],
 ) -> int:

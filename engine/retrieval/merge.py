@@ -1,6 +1,6 @@
 """Joins lists of answers: repeats into the catalogue's list, two lists round robin."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,30 +21,24 @@ class RankedList(NamedTuple):
     source: NDArray[np.int32]
 
 
-class Merged(NamedTuple):
-    """The k best of the catalogue and the repeats: items [k] int64, scores [k] float32,
-    is_repeat [k] bool; padded with -1, -inf and False."""
-
-    items: NDArray[np.int64]
-    scores: NDArray[np.float32]
-    is_repeat: NDArray[np.bool_]
-
-
 def merge_repeats(
     items: NDArray[np.int64],
     scores: NDArray[np.float32],
-    repeat_items: NDArray[np.int64],
+    repeat_items: NDArray[np.integer[Any]],
     repeat_logits: NDArray[np.float32],
     k: int,
-) -> Merged:
+    source: int,
+    repeat_source: int,
+) -> RankedList:
     """The k highest scores of both lists, ties to the lower index.
 
     Args:
         items: [n] int64, a row of TopK.items: best first, padded with -1.
         scores: [n] float32, the same row of TopK.scores.
-        repeat_items: [m] int64, allowed to be answered and masked out of the catalogue search.
+        repeat_items: [m], allowed to be answered and masked out of the catalogue search.
         repeat_logits: [m] float32, not NaN.
         k: at least 1.
+        source, repeat_source: of the items of either list.
     Raises:
         ValueError: repeat_items and repeat_logits differ in length, or a logit is NaN.
     """
@@ -55,10 +49,8 @@ def merge_repeats(
         )
     if np.isnan(repeat_logits).any():
         raise ValueError("merge_repeats: repeat_logits: expected numbers, got NaN")
-    merged = Merged(
-        np.full(k, -1, np.int64), np.full(k, -np.inf, np.float32), np.zeros(k, np.bool_)
-    )
-    _merge(items, scores, repeat_items, repeat_logits, *merged)
+    merged = _empty(k)
+    _merge(items, scores, repeat_items, repeat_logits, source, repeat_source, merged)
     return merged
 
 
@@ -66,14 +58,14 @@ def merge_repeats(
 def _merge(
     items: NDArray[np.int64],
     scores: NDArray[np.float32],
-    repeat_items: NDArray[np.int64],
+    repeat_items: NDArray[np.integer[Any]],
     repeat_logits: NDArray[np.float32],
-    merged_items: NDArray[np.int64],
-    merged_scores: NDArray[np.float32],
-    is_repeat: NDArray[np.bool_],
+    source: int,
+    repeat_source: int,
+    merged: RankedList,
 ) -> None:
     """Fills the merged list [k] from one that is sorted and one that is not."""
-    k = len(merged_items)
+    k = len(merged.items)
     best_items, best_logits = np.empty(k, np.int64), np.empty(k, np.float32)
     n_repeats = highest(repeat_logits, repeat_items, best_logits, best_items)
     found = repeats = 0
@@ -84,11 +76,12 @@ def _merge(
             or best_logits[repeats] > scores[found]
             or (best_logits[repeats] == scores[found] and best_items[repeats] < items[found])
         ):
-            merged_items[place], merged_scores[place] = best_items[repeats], best_logits[repeats]
-            is_repeat[place] = True
+            merged.items[place], merged.scores[place] = best_items[repeats], best_logits[repeats]
+            merged.source[place] = repeat_source
             repeats += 1
         elif is_left:
-            merged_items[place], merged_scores[place] = items[found], scores[found]
+            merged.items[place], merged.scores[place] = items[found], scores[found]
+            merged.source[place] = source
             found += 1
 
 
@@ -100,11 +93,16 @@ def round_robin(first: RankedList, second: RankedList, k: int) -> RankedList:
     Returns:
         RankedList of k, padded.
     """
-    merged = RankedList(
-        np.full(k, -1, np.int64), np.full(k, -np.inf, np.float32), np.full(k, -1, np.int32)
-    )
+    merged = _empty(k)
     _interleave(first, second, merged)
     return merged
+
+
+def _empty(k: int) -> RankedList:
+    """k places without an item."""
+    return RankedList(
+        np.full(k, -1, np.int64), np.full(k, -np.inf, np.float32), np.full(k, -1, np.int32)
+    )
 
 
 @compiled

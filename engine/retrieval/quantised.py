@@ -42,8 +42,10 @@ class QuantisedIndex(CheckedIndex):
         return self._exact.nbytes + self._codes.nbytes
 
     def _search(self, queries: NDArray[np.float32], k: int, mask: NDArray[np.int32] | None) -> TopK:
-        answer = TopK.empty(len(queries), k)
         chunk = max(1, _CHUNK // self._codes.width)
+        if len(queries) <= chunk:
+            return self._search_chunk(queries, k, mask)
+        answer = TopK.empty(len(queries), k)
         for start in range(0, len(queries), chunk):
             rows = slice(start, start + chunk)
             found = self._search_chunk(queries[rows], k, None if mask is None else mask[rows])

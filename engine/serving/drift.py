@@ -3,6 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.compiled import compiled
+
 
 class Drift:
     """Sums over the requests since the start.
@@ -22,5 +24,14 @@ class Drift:
     def add(self, signals: NDArray[np.float32]) -> None:
         """Signals [B, S] of requests, standardised."""
         self.n += len(signals)
-        self.total += signals.sum(axis=0)
-        self.square += np.square(signals).sum(axis=0)
+        _add(signals, self.total, self.square)
+
+
+@compiled
+def _add(
+    signals: NDArray[np.float32], total: NDArray[np.float64], square: NDArray[np.float64]
+) -> None:
+    for row in range(len(signals)):
+        for i in range(len(total)):
+            total[i] += signals[row, i]
+            square[i] += signals[row, i] * signals[row, i]

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from engine.bundle import Bundle
 from engine.catalogue.catalogue import Catalogue
+from engine.data.clock import DAY_S
 from engine.errors import RequestError, SignalError
 from engine.features import History
 from engine.repeats import RepeatState, repeat_history
@@ -48,6 +49,7 @@ class Query:
         state: repeat items, as of the last event.
         live: the vectors must be computed, since there are events that no stored vector knows.
         moment: the time as the calendar has it.
+        gap_days: since the last event; 0 before any.
         allowed: mask [ceil(N / 32)] of the active items that pass the filter.
         signals: [S] standardised external signals.
         vectors: [2, D] h_next and h_gen, then with δ.
@@ -62,6 +64,7 @@ class Query:
     state: RepeatState
     live: bool
     moment: Moment
+    gap_days: float
     allowed: NDArray[np.int32]
     signals: NDArray[np.float32]
     vectors: NDArray[np.float32]
@@ -131,6 +134,7 @@ class Resolver:
             state=state,
             live=live,
             moment=moment,
+            gap_days=self._gap_days(events, time),
             allowed=allowed,
             signals=signals,
             vectors=vectors,
@@ -145,6 +149,12 @@ class Resolver:
             fields = self.calendar.fields(np.array(time))
             self._quarter, self._fields = quarter, Moment(**{k: int(v) for k, v in fields.items()})
         return self._fields
+
+    def _gap_days(self, events: History, time: int) -> float:
+        """Days since the last event, as `Calendar.gap_days`."""
+        if not self.calendar.has_time or not len(events.times):
+            return 0.0
+        return max((time - int(events.times[-1])) / DAY_S, 0.0)
 
     def _signals(self, request: Request, time: int, day: int) -> NDArray[np.float32]:
         """[S] standardised: the request's, or what calendar and source know."""

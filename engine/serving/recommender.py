@@ -30,7 +30,7 @@ from .drift import Drift
 from .explain import REPEAT, explain
 from .live import LiveEncoder, LiveRequest
 from .options import DEFAULTS, Options
-from .query import Moment, Query, Resolver
+from .query import Query, Resolver
 from .request import SOURCES, Reply, Request
 from .signals import open_signals
 from .weights import RequestWeights
@@ -217,17 +217,10 @@ class Recommender:
         """Adds δ(time, gap since the last event, signals) to both vectors."""
         if not queries:
             return
-        times = np.array([query.time for query in queries])
-        last = np.array(
-            [q.history.times[-1] if len(q.history.times) else q.time for q in queries], np.int64
-        )
-        signals = np.stack([query.signals for query in queries])
-        moments = np.array([query.moment for query in queries]).T
-        delta = self.weights.context(
-            dict(zip(Moment._fields, moments, strict=True)),
-            self._calendar.gap_days(times, last),
-            signals,
-        )
+        moments = np.array([query.moment[:3] for query in queries])
+        gap_days = np.array([query.gap_days for query in queries])
+        signals = np.array([query.signals for query in queries])
+        delta = self.weights.context(moments, gap_days, signals)
         self.drift.add(signals)
         for query, offset in zip(queries, delta, strict=True):
             query.delta = offset
@@ -281,18 +274,15 @@ class Recommender:
     def _merged(self, query: Query, found: TopK, row: int) -> list[RankedList]:
         """Each vector's list of k: the catalogue's answers and the bought items that qualify."""
         k, bought = query.request.k, query.state.item
-        keep = np.zeros(len(bought), np.bool_)
         if self._repeats and query.request.repeats == "allow":
-            keep = are_allowed(query.allowed, bought)
-        items, logits = bought[keep].astype(np.int64), query.repeat_logits[:, keep]
+            keep = np.flatnonzero(are_allowed(query.allowed, bought))
+        else:
+            keep = np.empty(0, np.int64)
+        items, logits = bought.take(keep), query.repeat_logits.take(keep, axis=1)
         lists = []
         for place, head in enumerate(query.heads, start=row):
-            merged = merge_repeats(
-                found.items[place, :k], found.scores[place, :k], items, logits[head], k
-            )
-            source = np.where(merged.is_repeat, REPEAT, head).astype(np.int32)
-            source[merged.items < 0] = NONE
-            lists.append(RankedList(merged.items, merged.scores, source))
+            answer = found.items[place, :k], found.scores[place, :k]
+            lists.append(merge_repeats(*answer, items, logits[head], k, head, REPEAT))
         return lists
 
     def _popular(self, query: Query) -> Reply:

@@ -28,6 +28,9 @@ ORPHAN_LIMIT_S = 5.0  # model processes notice within a second that their server
 LOG_TAIL_LINES = 40
 LOG_TAIL_BYTES = 64 * 1024
 
+# Tables in pages of 2 MB: a scan over them does not push out the addresses of everything else.
+_MEMORY = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+
 # Asks the kernel to end the server with its parent, however the parent ends, then becomes the
 # server. A program of its own: between fork and exec a threaded parent cannot safely run Python.
 _LAUNCHER = """
@@ -129,7 +132,7 @@ class TritonServer:
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-I", "-c", _LAUNCHER, str(os.getpid()), *command],
-                env=os.environ | triton.environment | self._variables,
+                env=_MEMORY | os.environ | triton.environment | self._variables,
                 stdin=subprocess.DEVNULL,
                 stdout=self._log,
                 stderr=subprocess.STDOUT,

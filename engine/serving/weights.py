@@ -62,13 +62,18 @@ class RequestWeights:
         return Calendar(Clock(manifest.timezone), manifest.has_time, self.first_day, self.signals)
 
     def context(
-        self, time: Mapping[str, NDArray[np.int64]], gap_days: Floats, signals: Floats
+        self, moments: NDArray[np.int64], gap_days: NDArray[np.float64], signals: Floats
     ) -> Floats:
-        """δ [P, D] of requests: calendar fields [P], days since the last event, signals [P, S]."""
-        delta = self.context_hour[time["hour"]] + self.context_weekday[time["weekday"]]
-        delta += self.context_week[time["week"]]
-        delta += np.log1p(gap_days)[:, None] * self.context_gap
-        delta += signals @ self.context_signals
+        """δ [P, D] of requests.
+
+        Args:
+            moments: [P, 3] hour, weekday and week.
+            gap_days: [P] days since the last event.
+            signals: [P, S] standardised.
+        """
+        delta = np.empty((len(moments), self.context_gap.shape[0]), np.float32)
+        tables = self.context_hour, self.context_weekday, self.context_week
+        _context(delta, moments, gap_days, signals, tables, self.context_gap, self.context_signals)
         return delta
 
     def repeat_scores(self, features: Floats) -> Floats:
@@ -93,6 +98,28 @@ class RequestWeights:
         logits = np.ascontiguousarray(self.repeat_scores(features).T)
         _add_dots(logits, self.scale, vectors, items, candidates, bias)
         return logits
+
+
+@compiled
+def _context(
+    delta: Floats,
+    moments: NDArray[np.int64],
+    gap_days: NDArray[np.float64],
+    signals: Floats,
+    tables: tuple[Floats, Floats, Floats],
+    gap: Floats,
+    by_signal: Floats,
+) -> None:
+    """Fills δ [P, D]."""
+    by_hour, by_weekday, by_week = tables
+    for row in range(len(delta)):
+        hour, weekday, week = moments[row, 0], moments[row, 1], moments[row, 2]
+        log_gap = np.float32(np.log1p(gap_days[row]))
+        for i in range(delta.shape[1]):
+            value = by_hour[hour, i] + by_weekday[weekday, i] + by_week[week, i] + log_gap * gap[i]
+            for signal in range(signals.shape[1]):
+                value += signals[row, signal] * by_signal[signal, i]
+            delta[row, i] = value
 
 
 @compiled

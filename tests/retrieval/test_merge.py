@@ -76,12 +76,15 @@ def test_merge_is_score_descending_then_lower_index(
         np.array(list(repeats), np.int64),
         np.array(list(repeats.values()), np.float32),
         k,
+        0,
+        2,
     )
     expected = sorted((catalogue | repeats).items(), key=lambda pair: (-pair[1], pair[0]))[:k]
     missing = k - len(expected)
     assert found.items.tolist() == [item for item, _ in expected] + [-1] * missing
     assert found.scores.tolist() == [score for _, score in expected] + [-np.inf] * missing
-    assert found.is_repeat.tolist() == [item in repeats for item, _ in expected] + [False] * missing
+    sources = [2 if item in repeats else 0 for item, _ in expected]
+    assert found.source.tolist() == sources + [-1] * missing
 
 
 def test_repeats_that_cannot_be_merged_are_refused() -> None:
@@ -89,6 +92,6 @@ def test_repeats_that_cannot_be_merged_are_refused() -> None:
     with pytest.raises(
         ValueError, match=r"repeat_logits: expected \[2\] as repeat_items, got \[1\]"
     ):
-        merge_repeats(none, scores, np.array([1, 2]), np.ones(1, np.float32), 3)
+        merge_repeats(none, scores, np.array([1, 2]), np.ones(1, np.float32), 3, 0, 2)
     with pytest.raises(ValueError, match="repeat_logits: expected numbers, got NaN"):
-        merge_repeats(none, scores, np.array([1]), np.array([np.nan], np.float32), 3)
+        merge_repeats(none, scores, np.array([1]), np.array([np.nan], np.float32), 3, 0, 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations  # the server fills pb_utils in after this module is read
 
 import asyncio  # noqa: F401  the backend imports it itself, in the middle of the first request
+import gc
 import json
 import os
 import time
@@ -40,6 +41,9 @@ class TritonPythonModel:
         labels = {"model": args["model_name"], "instance": args["model_instance_name"]}
         self._metrics = Metrics(pb_utils.MetricFamily, labels, readings(self._recommender))
         self._metrics.start()
+        # What is loaded stays: to look through it for garbage would hold up requests.
+        gc.collect()
+        gc.freeze()
 
     def finalize(self) -> None:
         """Called once, when the server unloads the model."""
@@ -85,7 +89,7 @@ def _respond(outcomes: list[Reply | RequestError | StoreError]) -> pb_utils.Infe
         if isinstance(outcome, StarsError):
             return _error(at_row(outcome, row, len(outcomes)))
     outputs = [
-        pb_utils.Tensor(name, np.stack([getattr(reply, name) for reply in outcomes]))
+        pb_utils.Tensor(name, np.array([getattr(reply, name) for reply in outcomes]))
         for name in ("item_ids", "scores", "source")
     ]
     if outcomes[0].explanation is not None:
