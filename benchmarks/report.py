@@ -33,6 +33,7 @@ SIZES = {
     "growth_batch": ("Batch", "requests at once"),
     "growth_concurrency": ("Concurrency", "clients"),
 }
+NULL = "null"  # no opponent: what the server itself costs
 DRAWN = ("request", "grpc", "encode", "append", "search", "peer")  # parts of names
 Row = dict[str, Any]
 Ways = dict[str, Row]  # way -> its stored row
@@ -149,7 +150,7 @@ def ratios(cases: Mapping[str, Ways]) -> Section:
         f"{name}: {way}": row["statistics"]["p50_ratio"]
         for name, ways in cases.items()
         for way, row in ways.items()
-        if way != ENGINE
+        if way not in (ENGINE, NULL)
         and "p50_ratio" in row["statistics"]
         and row["parameters"].get("device") is None
     }

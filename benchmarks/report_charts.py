@@ -33,6 +33,7 @@ STYLE = {
     "legend.frameon": False,
     "lines.linewidth": 2,
 }
+SIZE = re.compile(r"_ms_(?:at_)?(\d+)$")
 Points = Mapping[str, tuple[Sequence[float], Sequence[float]]]  # name -> x, y
 
 
@@ -124,16 +125,17 @@ def bars(title: str, values: Mapping[str, float], x: str, *, mark: float | None 
 
 
 def growth(title: str, ways: Mapping[str, Mapping[str, Any]], x: str) -> str:
-    """p50 of every way against the size in the names p50_ms_<size>, with the fitted exponent.
+    """Times of every way against the size at the end of their names, with the fitted exponent.
 
     Args:
         ways: statistics by way.
     """
     points = {}
     for way, found in ways.items():
-        sized = {int(n.rsplit("_", 1)[1]): v for n, v in found.items() if n.startswith("p50_ms_")}
+        sizes = {name: SIZE.search(name) for name in found}
+        sized = {int(size[1]): found[name] for name, size in sizes.items() if size}
         name = f"{way}, exponent {found['exponent']:.2f}"
         points[ENGINE if way == ENGINE else name] = ([*sized], [*sized.values()])
     if ENGINE in ways:
         title = f"{title} (stars: exponent {ways[ENGINE]['exponent']:.2f})"
-    return lines(title, points, x, "p50, ms", log="xy")
+    return lines(title, points, x, "ms", log="xy")

@@ -29,11 +29,12 @@ def write(path: Path, rows: list[dict[str, Any]]) -> None:
 @pytest.fixture
 def stored(tmp_path: Path) -> Path:
     """A suite of one timed case, one of growth and one of numbers."""
-    sizes = {"p50_ms_10": 1.0, "p50_ms_100": 2.0, "exponent": 0.3}
+    sizes = {"p50_ms_10": 1.0, "request_ms_at_100": 2.0, "exponent": 0.3}
     growth = {"case": "growth_items", "way": "stars", "statistics": sizes}
     exact = {"case": "search_recall", "way": "stars", "statistics": {"recall_exact": 1}}
     empty = {"quantiles_ms": [], "parameters": {}, **AROUND}
     rows = [timed("live_request_in_process", "torch", 2.5), growth | empty, exact | empty]
+    rows.append(timed("live_request_in_process", "null", 0.4))
     write(tmp_path / "suite.json", [*rows, timed("live_request_in_process", "stars", 1.0)])
     return tmp_path
 
@@ -58,7 +59,9 @@ def test_what_is_stored_is_drawn(stored: Path) -> None:
         assert "<svg" in sections[title], title
         assert "not stored yet" not in sections[title]
     assert "live_request_in_process: torch" in sections["Ratios to opponents"]
+    assert "null" not in sections["Ratios to opponents"]
     assert "exponent 0.30" in sections["Growth"]
+    assert ">20<" in sections["Growth"]  # a tick between both sizes
     assert "<td>2.50</td>" in sections["Every case"]
     assert "recall_exact" in sections["Every case"]
     assert "not stored yet" in sections["History"]
