@@ -8,6 +8,7 @@ import csv
 import json
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -147,17 +148,23 @@ def find() -> Path:
 def closed_loop(target: Target, concurrency: int, seconds: float = 3.0) -> Load:
     """Load of `concurrency` clients, each of which sends when it was answered.
 
+    One run in some fifty waits for answers that never come, while the server is idle: then it is
+    said on stderr, and asked once more. A server that really hangs fails the second time too.
+
     Args:
         seconds: about; at least 1.5, since a window without an answer makes perf_analyzer fail.
     """
     window_ms = max(_WINDOW_MS, round(seconds * 1000 / 3))
-    return _run(
-        target,
-        seconds,
+    load = (
         *("--concurrency-range", str(concurrency), "--measurement-interval", str(window_ms)),
         # Three windows whatever they hold: whether they agree is for the caller's repeats to say.
         *("--stability-percentage", "999"),
     )
+    try:
+        return _run(target, seconds, *load)
+    except Unfinished as error:
+        print(f"{error}; asked once more", file=sys.stderr)
+        return _run(target, seconds, *load)
 
 
 def poisson(target: Target, rate_per_s: float, seconds: float = 3.0) -> Load:

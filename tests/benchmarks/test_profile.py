@@ -128,6 +128,28 @@ def test_a_run_that_does_not_end_did_not_keep_up(
     assert holds(target, objective_ms=1e4, seconds=1.0)(200.0) is None
 
 
+def test_a_closed_loop_that_hangs_is_asked_once_more(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    target = Target("nowhere:1", "grpc", "stars", tmp_path, {})
+    export = Path(__file__).parent / "data"
+    load = perf_analyzer.Load.read(export / "grpc.json", export / "grpc.csv")
+    hangs: list[bool] = []
+
+    def run(*arguments: object) -> perf_analyzer.Load:
+        if hangs.pop():
+            raise Unfinished("stars: expected perf_analyzer to end")
+        return load
+
+    monkeypatch.setattr(perf_analyzer, "_run", run)
+    hangs[:] = [False, True]
+    assert closed_loop(target, concurrency=2) is load
+    assert "expected perf_analyzer to end; asked once more" in capsys.readouterr().err
+    hangs[:] = [True, True]
+    with pytest.raises(Unfinished):
+        closed_loop(target, concurrency=2)
+
+
 def test_scenarios_are_the_bundles_own(opened: Bundle, tmp_path: Path) -> None:
     mixed = make_scenario("mixed", opened, EVENTS).asks
     kinds = [("user_id" in ask, "item_ids" in ask, "filter" in ask) for ask in mixed[:5]]
