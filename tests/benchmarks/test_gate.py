@@ -118,7 +118,8 @@ def test_a_breach_outweighs_what_is_undecided(held: Any) -> None:
     cases = {"c": reading(1.5, 2.5), "bytes": counted(3.0)}
     code, document = held([RATIO, EXACT], cases)
     assert (code, document["verdict"]) == (1, "breach")
-    assert [row["verdict"] for row in document["rows"]] == ["undecided", "breach"]
+    # What is exact goes first.
+    assert [row["verdict"] for row in document["rows"]] == ["breach", "undecided"]
 
 
 def test_a_wrong_result_is_a_breach_and_is_not_timed(held: Any) -> None:
@@ -150,8 +151,8 @@ def test_what_cannot_run_here_is_said_and_fails_nothing(
         yield
 
     code, document = held([RATIO, EXACT], {"c": absent, "bytes": counted(1.0)})
-    assert (code, document["rows"][0]["verdict"]) == (0, "not run")
-    assert document["rows"][0]["reason"] == "no CUDA device"
+    assert (code, document["rows"][1]["verdict"]) == (0, "not run")
+    assert document["rows"][1]["reason"] == "no CUDA device"
     assert "NOT RUN: a row: no CUDA device" in capsys.readouterr().out
     assert held([RATIO], {"c": absent})[0] == 2  # nothing at all was measured
 
