@@ -1,5 +1,6 @@
 """The request path: stored or live vectors, context, exact filtered search, repeats, lists."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from engine.bundle import Bundle
 from engine.catalogue.catalogue import Catalogue
 from engine.catalogue.changes import ChangeLog
 from engine.errors import ConfigError, RequestError, StoreError
-from engine.repeats import repeat_features
+from engine.repeats import RepeatState, repeat_features
 from engine.retrieval.choose import build as build_index
 from engine.retrieval.choose import choose as choose_index
 from engine.retrieval.filters import FilterCache
@@ -24,6 +25,7 @@ from engine.retrieval.recall import NO_COUNTS, RecallCounts, SampledRecall
 from engine.runtime.inputs import Encoder
 from engine.runtime.registry import choose, open_append, open_graph
 from engine.store.address import open_users
+from engine.store.codec import decode, encode
 from engine.store.users import UserRecord
 
 from .drift import Drift
@@ -173,12 +175,47 @@ class Recommender:
                 outcomes.append(self._popular(query) if query.is_unknown else query)
             except RequestError as error:
                 outcomes.append(error)
-        queries = [outcome for outcome in outcomes if isinstance(outcome, Query)]
+        replies = iter(self._answer([o for o in outcomes if isinstance(o, Query)]))
+        return [next(replies) if isinstance(o, Query) else o for o in outcomes]
+
+    def warm_up(self) -> None:
+        """Answers a stored user and one with events alone, before anybody asks.
+
+        What is compiled, loaded or first touched by a request is then at hand. Nothing of it is
+        counted.
+        """
+        item, one = np.zeros(1, np.int32), np.ones(1, np.float32)
+        time = np.zeros(1, np.int64)
+        nowhere = np.zeros(self.catalogue.candidates.shape[1], np.float32)
+        record = UserRecord(
+            user_id="",
+            h_next=nowhere,
+            h_gen=nowhere,
+            categorical=np.zeros(self.weights.n_categorical, np.int32),
+            numeric=np.zeros(self.weights.n_numeric, np.float32),
+            items=item,
+            times=time,
+            types=item,
+            sessions=item,
+            repeats=RepeatState(item, one, time, time, item, np.ones((1, 3), np.float32), 1, 0),
+        )
+        stored = decode("", encode(record))  # its arrays are as those of every store
+        ids = self.catalogue.item_ids
+        for known, events in ((stored, ids[:0]), (None, ids[:1])):
+            request = Request(
+                None, events, None, None, None, 1, "round_robin", "allow", None, None, False
+            )
+            self._answer([self._resolver.resolve(request, known)])
+        self.drift = Drift(len(self.bundle.manifest.signals))
+        self.live.counts = Counter(dict.fromkeys(self.live.counts, 0))
+        self._index.counts = NO_COUNTS
+
+    def _answer(self, queries: list[Query]) -> list[Reply]:
+        """A reply to each query: vectors, context, bought items, search."""
         self._encode([query for query in queries if query.live])
         self._add_context(queries)
         self._score_repeats(queries)
-        replies = iter(self._search(queries))
-        return [next(replies) if isinstance(o, Query) else o for o in outcomes]
+        return self._search(queries)
 
     def _look_up(
         self, requests: Sequence[Request]

@@ -36,6 +36,7 @@ class TritonPythonModel:
             encoder = PlanEncoder(pb_utils, repository / parameters["encoder"])
         options = Options.read(parameters, os.environ)
         self._recommender = Recommender.load(bundle, options, encoder)
+        self._recommender.warm_up()
         for sentence in self._recommender.chosen:
             pb_utils.Logger.log_info(f"stars: {sentence}")
         labels = {"model": args["model_name"], "instance": args["model_instance_name"]}
