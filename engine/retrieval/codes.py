@@ -21,6 +21,7 @@ CHUNK = 64  # items that are looked at one by one only if one of them can be amo
 _EPS = 2.0**-23  # twice the largest relative error of one fp32 rounding
 _TINY = np.float32(1e-30)  # scales and margins stay clear of the subnormal numbers
 _LEAST_ROOM = 256
+_SUMS = ["sums"]
 
 
 class Codes:
@@ -122,7 +123,7 @@ class Codes:
             return found
         found = self._scratch.rows(len(codes), self.width)
         for place, session in self._shards:
-            (found[:, place],) = session.run(None, {"queries": codes})
+            (found[:, place],) = session.run(_SUMS, {"queries": codes})
         return found
 
 

@@ -40,17 +40,21 @@ def unpack_mask(words: NDArray[np.int32], n_items: int) -> NDArray[np.bool_]:
 
 
 @compiled
-def allowed_items(words: NDArray[np.int32]) -> NDArray[np.int64]:
-    """Items [B] that each row of masks [B, ceil(N / 32)] allows."""
-    counts = np.zeros(len(words), np.int64)
+def allow_more(words: NDArray[np.int32], than: float) -> NDArray[np.bool_]:
+    """Whether each row of masks [B, ceil(N / 32)] allows more items than that."""
+    more = np.zeros(len(words), np.bool_)
     for row in range(len(words)):
+        count = np.uint32(0)
         for word in words[row]:
             bits = np.uint32(word)
             bits -= (bits >> np.uint32(1)) & np.uint32(0x55555555)
             bits = (bits & np.uint32(0x33333333)) + ((bits >> np.uint32(2)) & np.uint32(0x33333333))
             bits = (bits + (bits >> np.uint32(4))) & np.uint32(0x0F0F0F0F)
-            counts[row] += np.uint32(bits * np.uint32(0x01010101)) >> np.uint32(24)
-    return counts
+            count += np.uint32(bits * np.uint32(0x01010101)) >> np.uint32(24)
+            if count > than:
+                more[row] = True
+                break
+    return more
 
 
 @compiled

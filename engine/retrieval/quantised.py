@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from .codes import Codes
 from .exact import FEW_ITEMS, ExactIndex
 from .index import CheckedIndex, TopK, best_of, by_mask
-from .mask import allowed_items
+from .mask import allow_more
 
 # Rules measured on 68,399 x 64 and 10^6 x 384 items; benchmarks/scale_items.py has the curves.
 MANY_ANSWERS = 1 / 16  # more answers than this share of the catalogue are scanned in fp32
@@ -59,7 +59,7 @@ class QuantisedIndex(CheckedIndex):
         if for_codes.any() and not float(np.abs(queries).max(initial=1.0)) < self._safe_magnitude:
             for_codes[:] = False  # sums of up to 64 · 127 · D could leave float32
         if mask is not None:
-            for_codes &= allowed_items(mask) > FEW_ITEMS * self.n_items
+            for_codes &= allow_more(mask, FEW_ITEMS * self.n_items)
         if for_codes.all():
             found, given_up = self._by_codes(queries, k, mask)
             if not given_up.any():

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.retrieval.index import best_of
-from engine.retrieval.mask import allowed_items, pack_mask
+from engine.retrieval.mask import allow_more, are_allowed, pack_mask, without
 
 
 @given(
@@ -31,7 +31,16 @@ def test_the_best_are_a_stable_sort_s(seed: int, n: int, k: int, levels: int) ->
 
 
 @pytest.mark.parametrize("n_items", [1, 31, 32, 33, 1_000])
-def test_allowed_items_are_counted(n_items: int) -> None:
-    allowed = np.random.default_rng(n_items).random((4, n_items)) < 0.5
+def test_words_say_what_the_bits_say(n_items: int) -> None:
+    rng = np.random.default_rng(n_items)
+    allowed = rng.random((4, n_items)) < 0.5
     allowed[0], allowed[1] = True, False
-    np.testing.assert_array_equal(allowed_items(pack_mask(allowed)), allowed.sum(axis=1))
+    words = pack_mask(allowed)
+    for than in (0, n_items / 2, n_items - 1, n_items):
+        np.testing.assert_array_equal(allow_more(words, than), allowed.sum(axis=1) > than)
+    items = rng.permutation(n_items)[: n_items // 3].astype(np.int32)
+    np.testing.assert_array_equal(are_allowed(words[2], items), allowed[2, items])
+    masked = allowed[2].copy()
+    masked[items] = False
+    np.testing.assert_array_equal(without(words[2], items), pack_mask(masked))
+    np.testing.assert_array_equal(words[2], pack_mask(allowed[2]))  # it stays as it was
