@@ -21,6 +21,7 @@ CHUNK = 64  # items that are looked at one by one only if one of them can be amo
 _EPS = 2.0**-23  # twice the largest relative error of one fp32 rounding
 _TINY = np.float32(1e-30)  # scales and margins stay clear of the subnormal numbers
 _LEAST_ROOM = 256
+MANY_CANDIDATES = 1 / 4  # more candidates than this share of the catalogue are scanned in fp32
 _SUMS = ["sums"]
 
 
@@ -78,29 +79,23 @@ class Codes:
         return codes
 
     def candidates(
-        self, queries: NDArray[np.float32], words: NDArray[np.int32] | None, k: int, most: int
-    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        self, queries: NDArray[np.float32], words: NDArray[np.int32] | None, k: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.bool_], bool]:
         """The items that can be among the k best: no k others are surely better.
 
         Args:
             queries: [B, D] float32, finite.
             words: [B, ceil(N / 32)] masks, see `engine.retrieval.mask`; None allows every item.
             k: at least 1.
-            most: room for the candidates of a query, without which it is given up.
         Returns:
-            Items [B, n] of each row, ascending, -1 behind them; and [B] whether it was given up.
+            Items [B, n] of each row, ascending, -1 behind them; [B] which rows have too many, and
+            whether any has.
         """
         codes, scales, coefficients = self.quantised(queries)
         sums = self._sums(codes)
-        masks = np.empty((len(queries), 0), np.int32) if words is None else words
         tables = self._scales, self._bias, self._bounds, self._of_chunks
-        counts = np.empty(len(queries), np.int64)
-        for room in sorted({min(max(_LEAST_ROOM, 2 * k), most), most}):
-            items = np.empty((len(queries), room), np.int64)
-            _select_all(sums, scales, coefficients, tables, masks, k, items, counts)
-            if counts.min() >= 0:
-                break
-        return items[:, : max(int(counts.max()), 1)], counts < 0
+        most = max(k, int(MANY_CANDIDATES * self.n_items))
+        return _select_all(sums, scales, coefficients, tables, words, k, most)
 
     def quantised(
         self, queries: NDArray[np.float32]
@@ -110,11 +105,7 @@ class Codes:
         A margin is their product with an item's bounds: ‖d‖ and what fp32 rounds for ‖c‖, ‖t·ĥ‖ for
         ‖e‖, what fp32 rounds for |b|.
         """
-        codes = np.empty(queries.shape, np.uint8)
-        scales = np.empty(len(queries), np.float32)
-        coefficients = np.empty((len(queries), 3))
-        _quantise(queries, self._gamma, codes, scales, coefficients)
-        return codes, scales, coefficients
+        return _quantise(queries, self._gamma)
 
     def _sums(self, codes: NDArray[np.uint8]) -> NDArray[np.int32]:
         """ĥ·ĉ [B, width]; of several shards in memory that the thread's next call takes."""
@@ -129,13 +120,12 @@ class Codes:
 
 @compiled
 def _quantise(
-    queries: NDArray[np.float32],
-    gamma: float,
-    codes: NDArray[np.uint8],
-    scales: NDArray[np.float32],
-    coefficients: NDArray[np.float64],
-) -> None:
-    """Fills what `Codes.quantised` returns."""
+    queries: NDArray[np.float32], gamma: float
+) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float64]]:
+    """What `Codes.quantised` returns."""
+    codes = np.empty(queries.shape, np.uint8)
+    scales = np.empty(len(queries), np.float32)
+    coefficients = np.empty((len(queries), 3))
     for row in range(len(queries)):
         largest = np.float32(0)
         for value in queries[row]:
@@ -154,6 +144,7 @@ def _quantise(
         coefficients[row, 0] = gamma * (np.sqrt(whole) + np.sqrt(kept)) + np.sqrt(lost)
         coefficients[row, 1] = (1 + gamma) * np.sqrt(kept)
         coefficients[row, 2] = gamma
+    return codes, scales, coefficients
 
 
 @compiled
@@ -162,17 +153,27 @@ def _select_all(
     units: NDArray[np.float32],
     coefficients: NDArray[np.float64],
     tables: tuple[Floats, Floats, Floats, Floats],
-    words: NDArray[np.int32],
+    words: NDArray[np.int32] | None,
     k: int,
-    items: NDArray[np.int64],
-    counts: NDArray[np.int64],
-) -> None:
-    """`_select` for every query; -1 behind its items."""
-    for row in range(len(sums)):
-        counts[row] = _select(
-            sums[row], units[row], coefficients[row], *tables, words[row], k, items[row]
-        )
-        items[row, max(counts[row], 0) :] = -1
+    most: int,
+) -> tuple[NDArray[np.int64], NDArray[np.bool_], bool]:
+    """What `Codes.candidates` returns: `_select` for every query, with little room at first."""
+    mask = np.empty(0, np.int32)
+    counts = np.full(len(sums), -1)
+    room = min(max(_LEAST_ROOM, 2 * k), most)
+    while True:
+        items = np.empty((len(sums), room), np.int64)
+        for row in range(len(sums)):
+            if words is not None:
+                mask = words[row]
+            counts[row] = _select(
+                sums[row], units[row], coefficients[row], *tables, mask, k, items[row]
+            )
+            items[row, max(counts[row], 0) :] = -1
+        given_up = counts < 0
+        if room == most or not given_up.any():
+            return items[:, : max(counts.max(), 1)].copy(), given_up, bool(given_up.any())
+        room = most
 
 
 @compiled

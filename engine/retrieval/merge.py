@@ -1,13 +1,13 @@
 """Joins lists of answers: repeats into the catalogue's list, two lists round robin."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engine.compiled import compiled
 
-from .index import highest
+from .index import TopK, highest
 
 
 class RankedList(NamedTuple):
@@ -20,54 +20,77 @@ class RankedList(NamedTuple):
     scores: NDArray[np.float32]
     source: NDArray[np.int32]
 
+    @classmethod
+    def empty(cls, n: int) -> "RankedList":
+        """n places without an item."""
+        return cls(
+            np.full(n, -1, np.int64), np.full(n, -np.inf, np.float32), np.full(n, -1, np.int32)
+        )
 
-def merge_repeats(
-    items: NDArray[np.int64],
-    scores: NDArray[np.float32],
-    repeat_items: NDArray[np.integer[Any]],
-    repeat_logits: NDArray[np.float32],
-    k: int,
-    source: int,
-    repeat_source: int,
-) -> RankedList:
-    """The k highest scores of both lists, ties to the lower index.
+
+class Bought(NamedTuple):
+    """Items [m] that the user bought and that were masked out of the search, logits [2, m] of them
+    for either vector, and the mask [ceil(N / 32)] of those that may be answered."""
+
+    items: NDArray[np.int32]
+    logits: NDArray[np.float32]
+    allowed: NDArray[np.int32]
+
+
+def ranked(found: TopK, heads: tuple[int, ...], bought: Bought, k: int, repeat: int) -> RankedList:
+    """The list of one request.
+
+    Each vector's list has the k highest scores of the search and of the bought items, ties to the
+    lower index. Two lists take turns, the first starting: each gives its next item that is not yet
+    taken, an ended one leaves its turns to the other, and what each gives stays in its order.
 
     Args:
-        items: [n] int64, a row of TopK.items: best first, padded with -1.
-        scores: [n] float32, the same row of TopK.scores.
-        repeat_items: [m], allowed to be answered and masked out of the catalogue search.
-        repeat_logits: [m] float32, not NaN.
+        found: [heads, at least k] of the search, one row a vector.
+        heads: the vectors, rows of the logits; each is the source of the items that it finds.
+        bought: what the search was not to find.
         k: at least 1.
-        source, repeat_source: of the items of either list.
+        repeat: source of the bought items.
     Raises:
-        ValueError: repeat_items and repeat_logits differ in length, or a logit is NaN.
+        ValueError: a logit is NaN.
     """
-    if repeat_items.shape != repeat_logits.shape:
-        raise ValueError(
-            f"merge_repeats: repeat_logits: expected {list(repeat_items.shape)} as repeat_items, "
-            f"got {list(repeat_logits.shape)}"
-        )
-    if np.isnan(repeat_logits).any():
-        raise ValueError("merge_repeats: repeat_logits: expected numbers, got NaN")
-    merged = _empty(k)
-    _merge(items, scores, repeat_items, repeat_logits, source, repeat_source, merged)
-    return merged
+    if np.isnan(bought.logits).any():
+        raise ValueError("ranked: logits: expected numbers, got NaN")
+    answer = RankedList.empty(k)
+    lists = answer if len(heads) == 1 else RankedList.empty(k * len(heads))
+    for row, head in enumerate(heads):
+        part = slice(row * k, (row + 1) * k)
+        _merge(
+            found.items[row], found.scores[row], bought.items, bought.logits[head], bought.allowed,
+            head, repeat, lists.items[part], lists.scores[part], lists.source[part],
+        )  # fmt: skip
+    if len(heads) > 1:
+        _interleave(*lists, *answer)
+    return answer
 
 
 @compiled
 def _merge(
     items: NDArray[np.int64],
     scores: NDArray[np.float32],
-    repeat_items: NDArray[np.integer[Any]],
-    repeat_logits: NDArray[np.float32],
+    bought: NDArray[np.int32],
+    logits: NDArray[np.float32],
+    allowed: NDArray[np.int32],
     source: int,
-    repeat_source: int,
-    merged: RankedList,
+    repeat: int,
+    merged_items: NDArray[np.int64],
+    merged_scores: NDArray[np.float32],
+    merged_source: NDArray[np.int32],
 ) -> None:
-    """Fills the merged list [k] from one that is sorted and one that is not."""
-    k = len(merged.items)
+    """Fills one vector's list [k] from the search's, sorted, and the bought items, unsorted."""
+    k, m = len(merged_items), 0
+    kept_items, kept_logits = np.empty(len(bought), np.int64), np.empty(len(bought), np.float32)
+    for place in range(len(bought)):
+        item = bought[place]
+        if (allowed[item >> 5] >> (item & 31)) & 1:
+            kept_items[m], kept_logits[m] = item, logits[place]
+            m += 1
     best_items, best_logits = np.empty(k, np.int64), np.empty(k, np.float32)
-    n_repeats = highest(repeat_logits, repeat_items, best_logits, best_items)
+    n_repeats = highest(kept_logits[:m], kept_items[:m], best_logits, best_items)
     found = repeats = 0
     for place in range(k):
         is_left = found < len(items) and items[found] >= 0
@@ -76,58 +99,38 @@ def _merge(
             or best_logits[repeats] > scores[found]
             or (best_logits[repeats] == scores[found] and best_items[repeats] < items[found])
         ):
-            merged.items[place], merged.scores[place] = best_items[repeats], best_logits[repeats]
-            merged.source[place] = repeat_source
+            merged_items[place], merged_scores[place] = best_items[repeats], best_logits[repeats]
+            merged_source[place] = repeat
             repeats += 1
         elif is_left:
-            merged.items[place], merged.scores[place] = items[found], scores[found]
-            merged.source[place] = source
+            merged_items[place], merged_scores[place] = items[found], scores[found]
+            merged_source[place] = source
             found += 1
 
 
-def round_robin(first: RankedList, second: RankedList, k: int) -> RankedList:
-    """Interleaves two lists, `first` starting: each turn takes its list's next item not yet taken.
-
-    An ended list leaves its turns to the other. What each list gives stays in that list's order.
-
-    Returns:
-        RankedList of k, padded.
-    """
-    merged = _empty(k)
-    _interleave(first, second, merged)
-    return merged
-
-
-def _empty(k: int) -> RankedList:
-    """k places without an item."""
-    return RankedList(
-        np.full(k, -1, np.int64), np.full(k, -np.inf, np.float32), np.full(k, -1, np.int32)
-    )
-
-
 @compiled
-def _interleave(first: RankedList, second: RankedList, merged: RankedList) -> None:
-    """Fills `merged` by turns."""
-    taken = 0
-    places = [0, 0]
-    ended = 0
-    while taken < len(merged.items) and ended < 2:
-        for turn in range(2):
-            side = first if turn == 0 else second
-            place = places[turn]
-            while (
-                place < len(side.items)
-                and side.items[place] >= 0
-                and side.items[place] in merged.items[:taken]
-            ):
-                place += 1
-            if place == len(side.items) or side.items[place] < 0:
-                ended += 1
-                continue
-            ended = 0
-            if taken < len(merged.items):
-                merged.items[taken] = side.items[place]
-                merged.scores[taken] = side.scores[place]
-                merged.source[taken] = side.source[place]
-                taken += 1
-            places[turn] = place + 1
+def _interleave(
+    items: NDArray[np.int64],
+    scores: NDArray[np.float32],
+    source: NDArray[np.int32],
+    taken_items: NDArray[np.int64],
+    taken_scores: NDArray[np.float32],
+    taken_source: NDArray[np.int32],
+) -> None:
+    """Fills one list [k] by turns from two, [k] each, one behind the other."""
+    k, taken, ended = len(taken_items), 0, 0
+    places = np.array([0, k])
+    ends = np.array([k, 2 * k])
+    turn = 0
+    while taken < k and ended < 2:
+        place = places[turn]
+        while place < ends[turn] and items[place] >= 0 and items[place] in taken_items[:taken]:
+            place += 1
+        if place < ends[turn] and items[place] >= 0:
+            taken_items[taken], taken_scores[taken] = items[place], scores[place]
+            taken_source[taken] = source[place]
+            taken, place, ended = taken + 1, place + 1, 0
+        else:
+            ended += 1
+        places[turn] = place
+        turn = 1 - turn

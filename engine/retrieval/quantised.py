@@ -10,7 +10,6 @@ from .mask import allow_more
 
 # Rules measured on 68,399 x 64 and 10^6 x 384 items; benchmarks/scale_items.py has the curves.
 MANY_ANSWERS = 1 / 16  # more answers than this share of the catalogue are scanned in fp32
-MANY_CANDIDATES = 1 / 4  # more candidates than this share of the catalogue are scanned in fp32
 _CHUNK = 2**22  # scores at a time: 16 MB
 
 
@@ -55,22 +54,23 @@ class QuantisedIndex(CheckedIndex):
     def _search_chunk(
         self, queries: NDArray[np.float32], k: int, mask: NDArray[np.int32] | None
     ) -> TopK:
-        for_codes = np.full(len(queries), k <= MANY_ANSWERS * self.n_items)
-        if for_codes.any() and not float(np.abs(queries).max(initial=1.0)) < self._safe_magnitude:
-            for_codes[:] = False  # sums of up to 64 · 127 · D could leave float32
-        if mask is not None:
-            for_codes &= allow_more(mask, FEW_ITEMS * self.n_items)
-        if for_codes.all():
-            found, given_up = self._by_codes(queries, k, mask)
-            if not given_up.any():
-                return found
-            for_codes, answer = ~given_up, found
+        is_safe = float(np.abs(queries).max(initial=1.0)) < self._safe_magnitude
+        if k > MANY_ANSWERS * self.n_items or not is_safe:  # sums could leave float32
+            for_codes = np.zeros(len(queries), np.bool_)
+        elif mask is None:
+            for_codes = np.ones(len(queries), np.bool_)
         else:
-            answer = TopK.empty(len(queries), k)
-            rows = np.flatnonzero(for_codes)
+            for_codes = allow_more(mask, FEW_ITEMS * self.n_items)
+        if for_codes.all():
+            answer, given_up, any_is = self._by_codes(queries, k, mask)
+            if not any_is:
+                return answer
+            for_codes = ~given_up
+        else:
+            answer, rows = TopK.empty(len(queries), k), np.flatnonzero(for_codes)
             if len(rows):
                 words = None if mask is None else mask[rows]
-                found, given_up = self._by_codes(queries[rows], k, words)
+                found, given_up, _ = self._by_codes(queries[rows], k, words)
                 answer.scores[rows], answer.items[rows] = found
                 for_codes[rows] = ~given_up
         for words, group in by_mask(mask, len(queries)):
@@ -83,9 +83,7 @@ class QuantisedIndex(CheckedIndex):
 
     def _by_codes(
         self, queries: NDArray[np.float32], k: int, words: NDArray[np.int32] | None
-    ) -> tuple[TopK, NDArray[np.bool_]]:
-        """TopK [B, k], and the rows [B] that have too many candidates for one."""
-        most = max(k, int(MANY_CANDIDATES * self.n_items))
-        candidates, given_up = self._codes.candidates(queries, words, k, most)
-        exact = self._exact.scores(queries, candidates)
-        return best_of(exact, candidates, k), given_up
+    ) -> tuple[TopK, NDArray[np.bool_], bool]:
+        """TopK [B, k], the rows [B] that have too many candidates for one, and whether any has."""
+        items, given_up, any_is = self._codes.candidates(queries, words, k)
+        return best_of(self._exact.scores(queries, items), items, k), given_up, any_is

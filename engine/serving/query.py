@@ -29,12 +29,12 @@ _SIGNAL_STDS_MAX = 10_000  # beyond it scores could leave float32
 
 
 class Moment(NamedTuple):
-    """A time as the calendar has it, see `Calendar.fields`."""
+    """A time as the calendar has it, see `Calendar.fields`, and its signals [S]."""
 
     hour: int
     weekday: int
     week: int
-    day: int
+    signals: NDArray[np.float32]
 
 
 @dataclass
@@ -99,7 +99,7 @@ class Resolver:
         self._active = pack_mask(catalogue.active)
         self.filters = FilterCache(catalogue.columns)
         self.calendar = weights.calendar(manifest)
-        self._quarter, self._fields = -1, Moment(0, 0, 0, 0)
+        self._quarter, self._last = -1, self._moment_at(0)
 
     def set_catalogue(self, catalogue: Catalogue) -> None:
         """Later queries are of these items."""
@@ -118,7 +118,7 @@ class Resolver:
         allowed = self._active
         if request.filter is not None:
             allowed = pack_mask(self._catalogue.active & self.filters.mask(request.filter))
-        signals = self._signals(request, time, moment.day)
+        signals = self._signals(request, time, moment.signals)
         events, sessions, is_new = self._events(request, record, time)
         if record is None or is_new:
             live, state = True, self._state(events, sessions, record)
@@ -143,12 +143,16 @@ class Resolver:
         )
 
     def _moment(self, time: int) -> Moment:
-        """The calendar's fields of a time; most requests are of the same quarter of an hour."""
+        """The calendar's moment; most requests are of the same quarter of an hour."""
         quarter = time // _QUARTER_S
         if quarter != self._quarter:
-            fields = self.calendar.fields(np.array(time))
-            self._quarter, self._fields = quarter, Moment(**{k: int(v) for k, v in fields.items()})
-        return self._fields
+            self._quarter, self._last = quarter, self._moment_at(time)
+        return self._last
+
+    def _moment_at(self, time: int) -> Moment:
+        fields = self.calendar.fields(np.array(time))
+        hour, weekday, week = (int(fields[name]) for name in Moment._fields[:3])
+        return Moment(hour, weekday, week, self.calendar.signals_on(fields["day"]))
 
     def _gap_days(self, events: History, time: int) -> float:
         """Days since the last event, as `Calendar.gap_days`."""
@@ -156,10 +160,12 @@ class Resolver:
             return 0.0
         return max((time - int(events.times[-1])) / DAY_S, 0.0)
 
-    def _signals(self, request: Request, time: int, day: int) -> NDArray[np.float32]:
+    def _signals(
+        self, request: Request, time: int, known: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
         """[S] standardised: the request's, or what calendar and source know."""
         if request.context is None:
-            return self._known_signals(request.place, time, day)
+            return self._known_signals(request.place, time, known)
         features = self._manifest.signals
         if len(request.context) != len(features):
             names = ", ".join(feature.name for feature in features) or "none"
@@ -179,12 +185,13 @@ class Resolver:
             )
         return standardised
 
-    def _known_signals(self, place: str, time: int, day: int) -> NDArray[np.float32]:
+    def _known_signals(
+        self, place: str, time: int, known: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
         """[S] standardised: what the calendar knew beforehand, and the source's at this hour."""
-        signals = self.calendar.signals_on(np.array(day))
         if self._source is None or abs(time - now()) > NOW_S:
-            return signals
-        signals = signals.copy()
+            return known
+        signals = known.copy()
         try:
             given = self._source.at(place)
             for i, feature in enumerate(self._manifest.signals):
@@ -198,7 +205,7 @@ class Resolver:
         except SignalError:
             # An answer without what is new is better than none; the metrics tell of it.
             self.signal_errors += 1
-            return self.calendar.signals_on(np.array(day))
+            return known
         return signals
 
     def _events(

@@ -20,7 +20,7 @@ from engine.retrieval.choose import choose as choose_index
 from engine.retrieval.filters import FilterCache
 from engine.retrieval.index import TopK
 from engine.retrieval.mask import are_allowed, without
-from engine.retrieval.merge import RankedList, merge_repeats, round_robin
+from engine.retrieval.merge import Bought, RankedList, ranked
 from engine.retrieval.recall import NO_COUNTS, RecallCounts, SampledRecall
 from engine.runtime.inputs import Encoder
 from engine.runtime.registry import choose, open_append, open_graph
@@ -37,7 +37,7 @@ from .request import SOURCES, Reply, Request
 from .signals import open_signals
 from .weights import RequestWeights
 
-POPULARITY, NONE = SOURCES.index("popularity"), -1
+POPULARITY = SOURCES.index("popularity")
 STORE_DOWN = ("error", "popularity")
 
 
@@ -300,44 +300,30 @@ class Recommender:
         found = self._index.search(np.array(vectors), k, np.array(masks))
         replies, row = [], 0
         for query in queries:
-            lists = self._merged(query, found, row)
-            row += len(lists)
-            ranked = (
-                lists[0] if len(lists) == 1 else round_robin(lists[0], lists[1], query.request.k)
-            )
-            replies.append(self._reply(query, ranked))
+            rows = slice(row, row + len(query.heads))
+            row = rows.stop
+            bought = Bought(query.state.item, query.repeat_logits, query.allowed)
+            if not self._repeats or query.request.repeats == "exclude":
+                bought = Bought(bought.items[:0], bought.logits[:, :0], bought.allowed)
+            of_query = TopK(found.scores[rows], found.items[rows])
+            answer = ranked(of_query, query.heads, bought, query.request.k, REPEAT)
+            replies.append(self._reply(query, answer))
         return replies
-
-    def _merged(self, query: Query, found: TopK, row: int) -> list[RankedList]:
-        """Each vector's list of k: the catalogue's answers and the bought items that qualify."""
-        k, bought = query.request.k, query.state.item
-        if self._repeats and query.request.repeats == "allow":
-            keep = np.flatnonzero(are_allowed(query.allowed, bought))
-        else:
-            keep = np.empty(0, np.int64)
-        items, logits = bought.take(keep), query.repeat_logits.take(keep, axis=1)
-        lists = []
-        for place, head in enumerate(query.heads, start=row):
-            answer = found.items[place, :k], found.scores[place, :k]
-            lists.append(merge_repeats(*answer, items, logits[head], k, head, REPEAT))
-        return lists
 
     def _popular(self, query: Query) -> Reply:
         """The most bought items that qualify, for a user of whom nothing is known."""
         k = query.request.k
         popular = self.catalogue.by_popularity
         best = popular[are_allowed(query.allowed, popular)][:k]
-        ranked = RankedList(
-            np.full(k, -1, np.int64), np.full(k, -np.inf, np.float32), np.full(k, NONE, np.int32)
-        )
-        ranked.items[: len(best)] = best
-        ranked.scores[: len(best)] = self.catalogue.log_p[best]
-        ranked.source[: len(best)] = POPULARITY
-        return self._reply(query, ranked)
+        answer = RankedList.empty(k)
+        answer.items[: len(best)] = best
+        answer.scores[: len(best)] = self.catalogue.log_p[best]
+        answer.source[: len(best)] = POPULARITY
+        return self._reply(query, answer)
 
-    def _reply(self, query: Query, ranked: RankedList) -> Reply:
+    def _reply(self, query: Query, answer: RankedList) -> Reply:
         """Item indices as catalogue ids, with an explanation where it was asked for."""
-        text = explain(self, query, ranked) if query.request.explain else None
-        found = ranked.items >= 0
-        item_ids = np.where(found, self.catalogue.item_ids[np.where(found, ranked.items, 0)], -1)
-        return Reply(item_ids, ranked.scores, ranked.source, text)
+        text = explain(self, query, answer) if query.request.explain else None
+        found = answer.items >= 0
+        item_ids = np.where(found, self.catalogue.item_ids[np.where(found, answer.items, 0)], -1)
+        return Reply(item_ids, answer.scores, answer.source, text)

@@ -141,14 +141,14 @@ def test_gate_catches_a_wrong_top_k_of_the_search(
 def test_gate_catches_a_wrong_top_k_of_a_request(
     held: Held, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    right = recommender.merge_repeats
+    right = recommender.ranked
 
     def second_first(*arguments: Any) -> RankedList:
         found = right(*arguments)
         found.items[:2] = found.items[1::-1].copy()
         return found
 
-    monkeypatch.setattr(recommender, "merge_repeats", second_first)
+    monkeypatch.setattr(recommender, "ranked", second_first)
     status, rows = held("stored_request_in_process")
     assert (status, rows["stored request in process"]["verdict"]) == (1, "wrong")
     assert "stars: request 0" in rows["stored request in process"]["reason"]

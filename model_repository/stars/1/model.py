@@ -90,7 +90,7 @@ def _respond(outcomes: list[Reply | RequestError | StoreError]) -> pb_utils.Infe
         if isinstance(outcome, StarsError):
             return _error(at_row(outcome, row, len(outcomes)))
     outputs = [
-        pb_utils.Tensor(name, np.array([getattr(reply, name) for reply in outcomes]))
+        pb_utils.Tensor(name, np.stack([getattr(reply, name) for reply in outcomes]))
         for name in ("item_ids", "scores", "source")
     ]
     if outcomes[0].explanation is not None:
