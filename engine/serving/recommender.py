@@ -272,11 +272,12 @@ class Recommender:
         if not self._calendar.has_time:
             times = np.zeros_like(times)
         features = repeat_features([q.state for q in with_items], self.catalogue.statistics, times)
+        scores = self.weights.repeat_scores(features)
         start = 0
         for query in with_items:
             items = query.state.item
             query.repeat_logits = self.weights.repeat_logits(
-                features[start : start + len(items)],
+                scores[start : start + len(items)],
                 items,
                 query.vectors,
                 self.catalogue.candidates,

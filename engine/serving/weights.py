@@ -88,16 +88,14 @@ class RequestWeights:
 
     def repeat_logits(
         self,
-        features: Floats,
+        scores: Floats,
         items: NDArray[np.int32],
         vectors: Floats,
         candidates: Floats,
         bias: Floats,
     ) -> Floats:
-        """a h·c + b + r [2, m] of bought items [m], their features [m, F] and vectors [2, D]."""
-        logits = np.ascontiguousarray(self.repeat_scores(features).T)
-        _add_dots(logits, self.scale, vectors, items, candidates, bias)
-        return logits
+        """a h·c + b + r [2, m] of bought items [m], their scores r [m, 2] and vectors [2, D]."""
+        return _logits(scores, self.scale, vectors, items, candidates, bias)
 
 
 @compiled
@@ -123,19 +121,21 @@ def _context(
 
 
 @compiled
-def _add_dots(
-    logits: Floats,
+def _logits(
+    scores: Floats,
     scale: Floats,
     vectors: Floats,
     items: NDArray[np.int32],
     candidates: Floats,
     bias: Floats,
-) -> None:
-    """logits [2, m] += scale · vectors · candidates[items] + bias[items]."""
+) -> Floats:
+    """[2, m] scores.T + scale · vectors · candidates[items] + bias[items]."""
+    logits = np.empty((len(vectors), len(items)), np.float32)
     for place in range(len(items)):
         row = candidates[items[place]]
         for head in range(len(vectors)):
             dot = np.float32(0)
             for i in range(len(row)):
                 dot += vectors[head, i] * row[i]
-            logits[head, place] += scale[head] * dot + bias[items[place]]
+            logits[head, place] = scores[place, head] + scale[head] * dot + bias[items[place]]
+    return logits

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
+from threadpoolctl import threadpool_limits
 
 from engine.errors import BundleError, RequestError, StarsError, StoreError
 from engine.serving.metrics import Metrics, readings
@@ -35,6 +36,8 @@ class TritonPythonModel:
 
             encoder = PlanEncoder(pb_utils, repository / parameters["encoder"])
         options = Options.read(parameters, os.environ)
+        # numpy's threads would spin beside the server's own.
+        threadpool_limits(options.threads, "blas")
         self._recommender = Recommender.load(bundle, options, encoder)
         self._recommender.warm_up()
         for sentence in self._recommender.chosen:
