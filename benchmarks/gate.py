@@ -109,11 +109,12 @@ def verdict_table(verdicts: Sequence[Verdict]) -> Table:
         style = "bold red" if row.verdict in FAILED else _STYLE[row.verdict]
         value = "" if row.value is None else f"{row.value:.4g}"
         interval = "" if row.low is None else f"\n[dim]{row.low:.4g} … {row.high:.4g}[/dim]"
+        goal = "" if row.goal is None else f"\n[dim]goal {row.goal:g}[/dim]"
         table.add_row(
             f"[{style}]{row.verdict}[/]",
             f"{escape(row.name)}\n[dim]{row.case}, {row.statistic}[/dim]",
             value + interval,
-            f"{row.sense} {_FORMS[row.form].format(row.bound, row.opponent)}",
+            f"{row.sense} {_FORMS[row.form].format(row.bound, row.opponent)}{goal}",
             str(row.repeats),
             "" if row.release is None else f"{row.release:.4g}",
         )

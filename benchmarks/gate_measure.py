@@ -11,6 +11,7 @@ from engine.errors import BackendUnavailable, ConfigError
 
 from .case import Case, Opener, Parameters, Setting, Statistics, Timed
 from .gate_noise import LOOKS
+from .perf_analyzer import Unfinished
 
 SURROUNDINGS = ("machine", "accelerator", "weights")  # what makes two lines comparable
 
@@ -24,6 +25,7 @@ class Measured:
         repeats: statistics of every way.
         wrong: what its check found; its times then mean nothing and are not taken.
         not_run: what this machine lacks for it.
+        unfinished: what did not end; the repeats before it count.
     """
 
     case: str
@@ -32,6 +34,7 @@ class Measured:
     repeats: list[Statistics]
     wrong: str | None = None
     not_run: str | None = None
+    unfinished: str | None = None
 
 
 Settled = Callable[[Measured], bool]
@@ -48,19 +51,23 @@ def measure(
     """
     case: Case | None = None
     repeats: list[Statistics] = []
+    unfinished = None
     begin = time.monotonic()
     try:
         with opener(setting) as case:
             if isinstance(case, Timed):
                 for way in case.ways:
                     case.check(way)
-            _repeat(case, repeats, settled, begin + seconds)
+            try:
+                _repeat(case, repeats, settled, begin + seconds)
+            except Unfinished as error:
+                unfinished = _one_line(error)
     except BackendUnavailable as error:
         return Measured(name, {}, False, [], not_run=_one_line(error))
     except AssertionError as error:
         known = case.parameters if case else {}
         return Measured(name, known, False, [], wrong=_one_line(error) or "an assertion failed")
-    return Measured(name, case.parameters, is_exact(case), repeats)
+    return Measured(name, case.parameters, is_exact(case), repeats, unfinished=unfinished)
 
 
 def is_exact(case: Case) -> bool:

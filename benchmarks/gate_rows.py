@@ -26,6 +26,8 @@ class Gate(BaseModel):
         way: the engine's, where a case has several of its own.
         against: a way of the case, or `way.statistic` where it is another statistic.
         at_most, at_least: the bound; one of the two.
+        goal: what is asked for, where it is not reached yet: the bound is what holds, so that it is
+            not lost, and the goal is shown beside it.
         absolute: why a `value` may be bounded: the case is `exact`, the bound is a server's
             `objective`, or the number is a fitted `exponent`. Times of a machine have no bound.
         tolerance: how much worse than the last release the row may be, as a share of the
@@ -44,6 +46,7 @@ class Gate(BaseModel):
     against: str | None = None
     at_most: float | None = None
     at_least: float | None = None
+    goal: float | None = None
     absolute: Literal["exact", "objective", "exponent"] | None = None
     tolerance: float = Field(_NOISY_TOLERANCE, ge=0)
     quick: bool = False
@@ -60,6 +63,8 @@ class Gate(BaseModel):
     def _check(self) -> "Gate":
         if (self.at_most is None) == (self.at_least is None):
             raise ValueError("at_most: expected it or at_least, got both or neither")
+        if self.goal is not None and (self.goal > self.bound) != (self.at_least is not None):
+            raise ValueError(f"goal: expected one beyond the bound {self.bound}, got {self.goal}")
         if (self.form == "value") != (self.against is None):
             raise ValueError(f"against: expected for ratio and difference alone, got {self.form}")
         if (self.form == "value") != (self.absolute is not None):

@@ -30,6 +30,7 @@ class Verdict:
         verdict: `wrong` is a result that a check refused, `regression` worse than the last release.
         reason: of what is neither passed nor a plain breach.
         release: the last release's value, where it has one.
+        goal: where the row is to get to, if that is further than the bound.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Verdict:
     verdict: Word
     reason: str
     release: float | None
+    goal: float | None
     why: str
 
 
@@ -65,6 +67,8 @@ def judge(gate: Gate, measured: Measured, release: Measured | None = None) -> Ve
         return _verdict(gate, "not run", measured.not_run)
     if measured.wrong is not None:
         return _verdict(gate, "wrong", measured.wrong)
+    if not measured.repeats and measured.unfinished is not None:
+        return _verdict(gate, "undecided", measured.unfinished)
     if gate.absolute == "exact" and not measured.exact:
         raise ConfigError(
             f"gate {gate.name!r}: absolute: expected an exact case, got {gate.case}, which is noisy"
@@ -79,7 +83,9 @@ def judge(gate: Gate, measured: Measured, release: Measured | None = None) -> Ve
         low, high = -math.inf, math.inf
     found = _side(gate, gate.bound, low, high)
     before = _median(gate, release) if release else None
-    reason = "" if found != "undecided" else "its interval holds the bound"
+    reason = ""
+    if found == "undecided":
+        reason = measured.unfinished or "its interval holds the bound"
     if found == "pass" and before is not None:
         limit = _limit(gate, before)
         if _side(gate, limit, low, high) == "breach":
@@ -188,5 +194,6 @@ def _verdict(
         verdict=word,
         reason=reason,
         release=release,
+        goal=gate.goal,
         why=gate.why,
     )

@@ -262,10 +262,12 @@ def _fill(
         purchases, buyers, again, span_days = table[item[i], :4]
         kind = int(table[item[i], 4])
         days = _days(time - last_time[i])
-        others = buyers - (all_count[i] > 0)
-        others_bought = purchases - all_count[i]
+        # Never below 0: a store may know of more than the statistics do.
+        others = max(buyers - (all_count[i] > 0), 0.0)
+        others_bought = max(purchases - all_count[i], 0.0)
+        others_again = max(again - (all_count[i] > 1), 0.0)
         others_days = max(span_days - all_span[i] / DAY_S, 0.0)
-        usual_gap = (others_days + _PRIOR * gap) / (others_bought - others + _PRIOR)
+        usual_gap = (others_days + _PRIOR * gap) / (max(others_bought - others, 0.0) + _PRIOR)
         gap_days = usual_gap
         if count[i] > 1:
             gap_days = (last_time[i] - first_time[i]) / DAY_S / (count[i] - 1)
@@ -286,7 +288,7 @@ def _fill(
         rows[13, i] = count[i] / sessions
         rows[14, i] = count[i] > 1
         rows[15, i] = sessions_since == 0
-        rows[16, i] = (again - (all_count[i] > 1) + _PRIOR * rate) / (others + _PRIOR)
+        rows[16, i] = (others_again + _PRIOR * rate) / (others + _PRIOR)
         rows[17, i] = count[i] / in_subclass[kind]
 
 

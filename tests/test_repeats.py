@@ -252,3 +252,11 @@ def test_a_user_without_repeats_between_others_changes_nothing() -> None:
     np.testing.assert_array_equal(among, np.concatenate([alone, alone]))
     nothing = repeat_features([empty], statistics(), np.array([now]))
     assert nothing.shape == (0, len(FEATURES))
+
+
+def test_a_store_that_knows_more_than_the_statistics_gives_numbers() -> None:
+    none = np.zeros(N_ITEMS, np.float32)
+    unknown = RepeatItemStatistics(none, none, none, none, np.zeros(N_ITEMS, np.int32))
+    items, days = np.array([2, 2, 3], np.int32), DAY_S * np.array([0, 9, 9])
+    state = repeat_history(items, days, np.array([0, 1, 1], np.int32)).after(1, 9 * DAY_S)
+    assert np.isfinite(repeat_features([state], unknown, np.array([20 * DAY_S]))).all()

@@ -7,8 +7,8 @@ http.client for the service.
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from itertools import cycle
 from pathlib import Path
@@ -31,7 +31,7 @@ from benchmarks.paper_bundle import paper_bundle
 from benchmarks.perf_analyzer import Target, closed_loop, find, holds
 from benchmarks.processes import mapped_files, model_process, resident_bytes
 from benchmarks.rate_search import highest_rate
-from benchmarks.service import PATH, JsonClient, Service
+from benchmarks.service import PATH, Service
 from engine.bundle import Bundle
 from engine.serving.client import StarsClient
 from engine.serving.latency import NULL_REPOSITORY
@@ -74,11 +74,8 @@ def served(setting: Setting, *, bundle: Path | None = None) -> TritonServer:
 def stored_grpc(setting: Setting) -> Iterator[Timed]:
     """One client; the household's stored vectors answer."""
     bundle = Bundle.open(setting.bundle, verify=False)
-    with ExitStack() as stack:
-        service = stack.enter_context(Service(setting.bundle, setting.threads))
-        client = stack.enter_context(closing(JsonClient(service.url)))
-        asks = {FASTAPI: client.recommend}
-        yield stack.enter_context(_at_once("stored_grpc", setting, bundle, stored(bundle), asks))
+    with _at_once("stored_grpc", setting, bundle, stored(bundle)) as case:
+        yield case
 
 
 @contextmanager
@@ -86,7 +83,7 @@ def live_grpc(setting: Setting) -> Iterator[Timed]:
     """One client; 50 events of a real household, all encoded, under a filter."""
     bundle = Bundle.open(setting.bundle, verify=False)
     scenario = with_filter(live(bundle, EVENTS), bundle)
-    with _at_once("live_grpc", setting, bundle, scenario, {}) as case:
+    with _at_once("live_grpc", setting, bundle, scenario) as case:
         yield case
 
 
@@ -95,7 +92,7 @@ def paper_live_grpc(setting: Setting) -> Iterator[Timed]:
     """One client; 200 events of a made-up user, by the `paper` encoder with random weights."""
     bundle = Bundle.open(paper_bundle(), verify=False)
     scenario = live(bundle, PAPER_EVENTS)
-    with _at_once("paper_live_grpc", setting, bundle, scenario, {}, rounds=60) as case:
+    with _at_once("paper_live_grpc", setting, bundle, scenario, rounds=60) as case:
         yield case
 
 
@@ -105,21 +102,25 @@ def _at_once(
     setting: Setting,
     bundle: Bundle,
     scenario: Scenario,
-    others: Mapping[str, Ask],
     rounds: int = ROUNDS,
 ) -> Iterator[Timed]:
-    """One request at a time, to `stars`, its null model and others in turns."""
+    """One request at a time, to `stars` and its null model in turns.
+
+    Nobody else takes turns: another service's scan between them would empty the caches, of which
+    the model that does nothing needs none.
+    """
     truth = in_process(bundle, scenario, setting.threads)
     with ExitStack() as stack:
         url = stack.enter_context(served(setting, bundle=bundle.folder)).grpc_url
-        asks: dict[str, Ask] = dict(others)
-        for way, model in MODELS.items():
-            asks[way] = stack.enter_context(StarsClient(url, model=model)).recommend
+        asks: dict[str, Ask] = {
+            way: stack.enter_context(StarsClient(url, model=model)).recommend
+            for way, model in MODELS.items()
+        }
         items = bundle.items["candidates"]
         yield Timed(
             name=name,
             parameters=_parameters(setting, bundle, scenario) | {"concurrency": 1},
-            ways={way: _in_turn(asks[way], scenario) for way in (*MODELS, *others)},
+            ways={way: _in_turn(asks[way], scenario) for way in MODELS},
             check=lambda way: _check(way, asks[way], scenario, truth),
             rounds=rounds,
             nbytes=items.size,  # the scan reads a byte of each number

@@ -178,11 +178,14 @@ class Recommender:
         replies = iter(self._answer([o for o in outcomes if isinstance(o, Query)]))
         return [next(replies) if isinstance(o, Query) else o for o in outcomes]
 
-    def warm_up(self) -> None:
+    def warm_up(self, live: bool = True) -> None:
         """Answers a stored user and one with events alone, before anybody asks.
 
         What is compiled, loaded or first touched by a request is then at hand. Nothing of it is
         counted.
+
+        Args:
+            live: False where the encoder is not in this process, and cannot be asked yet.
         """
         item, one = np.zeros(1, np.int32), np.ones(1, np.float32)
         time = np.zeros(1, np.int64)
@@ -201,7 +204,10 @@ class Recommender:
         )
         stored = decode("", encode(record))  # its arrays are as those of every store
         ids = self.catalogue.item_ids
-        for known, events in ((stored, ids[:0]), (None, ids[:1])):
+        asked: list[tuple[UserRecord | None, NDArray[np.int64]]] = [(stored, ids[:0])]
+        if live:
+            asked.append((None, ids[:1]))
+        for known, events in asked:
             request = Request(
                 None, events, None, None, None, 1, "round_robin", "allow", None, None, False
             )

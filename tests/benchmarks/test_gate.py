@@ -12,6 +12,7 @@ import pytest
 from benchmarks import gate, gate_release
 from benchmarks.case import Case, Opener, Read, Setting, Statistics, Timed
 from benchmarks.gate_noise import LOOKS
+from benchmarks.perf_analyzer import Unfinished
 from engine.errors import BackendUnavailable, ConfigError
 from tests.benchmarks.test_gate_rows import RATIO, VALUE, written
 
@@ -155,6 +156,29 @@ def test_what_cannot_run_here_is_said_and_fails_nothing(
     assert document["rows"][1]["reason"] == "no CUDA device"
     assert "NOT RUN: a row: no CUDA device" in capsys.readouterr().out
     assert held([RATIO], {"c": absent})[0] == 2  # nothing at all was measured
+
+
+@pytest.mark.parametrize(("before", "verdict"), [(0, "undecided"), (2, "undecided"), (3, "pass")])
+def test_a_load_that_does_not_end_leaves_what_was_before(
+    held: Any, before: int, verdict: str
+) -> None:
+    ratios = iter([1.5, 2.5, 1.0][:before] if before < 3 else [1.0, 1.1, 1.2])
+
+    def repeat() -> Statistics:
+        for ratio in ratios:
+            return {"stars": {"p50_ms": ratio}, "null": {"p50_ms": 1.0}}
+        raise Unfinished("perf_analyzer: expected an end in 15 s, got none")
+
+    code, document = held([RATIO], {"c": opener(Read("c", {}, repeat))})
+    (row,) = document["rows"]
+    assert (code, row["verdict"], row["repeats"]) == (2 if before < 3 else 0, verdict, before)
+    assert ("got none" in row["reason"]) == (before < 3)
+
+
+def test_a_goal_is_shown_and_not_judged(held: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    code, document = held([RATIO | {"goal": 0.5}], {"c": reading(1.0, 1.1, 1.2)})
+    assert (code, document["rows"][0]["goal"]) == (0, 0.5)
+    assert "goal 0.5" in capsys.readouterr().out
 
 
 def test_an_unexpected_error_is_not_caught(held: Any) -> None:

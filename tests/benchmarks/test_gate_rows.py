@@ -51,6 +51,7 @@ def test_an_exact_row_is_held_closer_to_the_release(tmp_path: Path) -> None:
         (RATIO | {"at_mots": 1.0}, "gate 'a row': at_mots: Extra inputs are not permitted"),
         (RATIO | {"at_least": 1.0}, "at_most: expected it or at_least, got both or neither"),
         (RATIO | {"at_most": None}, "at_most: expected it or at_least, got both or neither"),
+        (RATIO | {"goal": 9.0}, "goal: expected one beyond the bound 2.0, got 9.0"),
         (RATIO | {"against": None}, "against: expected for ratio and difference alone, got ratio"),
         (VALUE | {"against": "null"}, "against: expected for ratio and difference alone, got val"),
         (VALUE, "absolute: expected for form value alone, where the case is exact"),

@@ -111,3 +111,14 @@ def test_a_removed_item_is_history_but_no_answer(bundle: Path) -> None:
     assert (reply.source >= 0).sum() == active.sum()
     before = ask(Recommender(opened), user_id=None, item_ids=gone, k=200)
     assert np.isin(gone, before.item_ids).all()
+
+
+def test_a_warm_up_changes_no_answer_and_is_not_counted(bundle: Path) -> None:
+    warm, cold = Recommender.load(bundle), Recommender.load(bundle)
+    warm.warm_up()
+    assert (sum(warm.live.counts.values()), warm.drift.n, warm.recall.searches) == (0, 0, 0)
+    item = int(warm.bundle.items["item_ids"][0])
+    for changes in ({}, {"item_ids": np.array([item]), "user_id": None}):
+        reply, expected = ask(warm, **changes), ask(cold, **changes)
+        np.testing.assert_array_equal(reply.item_ids, expected.item_ids)
+        np.testing.assert_array_equal(reply.scores, expected.scores)

@@ -39,7 +39,7 @@ class TritonPythonModel:
         # numpy's threads would spin beside the server's own.
         threadpool_limits(options.threads, "blas")
         self._recommender = Recommender.load(bundle, options, encoder)
-        self._recommender.warm_up()
+        self._recommender.warm_up(live=encoder is None)  # another model cannot be asked from here
         for sentence in self._recommender.chosen:
             pb_utils.Logger.log_info(f"stars: {sentence}")
         labels = {"model": args["model_name"], "instance": args["model_instance_name"]}
