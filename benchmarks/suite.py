@@ -116,7 +116,7 @@ def rows(turns: Turns, bundle: str) -> list[Row]:
 
 def store(turns: Turns, bundle: str, path: Path = RESULTS) -> None:
     """Puts the lines in the place of those of the same case."""
-    replace_rows(path, rows(turns, bundle), ("case", "way"))
+    replace_rows(path, rows(turns, bundle), ("case",))
 
 
 def table(measured: list[Turns]) -> str:

@@ -128,7 +128,8 @@ def test_a_stored_case_replaces_its_own_rows(tmp_path: Path) -> None:
     path = tmp_path / "suite.json"
     for p50 in (1.0, 2.0):
         found = {"p50_ms": p50, "p95_ms": 3.0, "p99_ms": 4.0, "p50_ratio": 1.0, "n": 5.0}
-        turns = Turns("a", {"items": 3}, {ENGINE: found}, {ENGINE: [1.0]}, {"nbytes": 1})
+        ways = {ENGINE: found} if p50 == 2.0 else {ENGINE: found, "gone since": found}
+        turns = Turns("a", {"items": 3}, ways, {ENGINE: [1.0]}, {"nbytes": 1})
         store(turns, "random", path)
     store(Turns("b", {}, {ENGINE: {"recall": 1.0}}, {}, {}), "random", path)
     rows = [json.loads(line) for line in path.read_text().splitlines()]
