@@ -38,7 +38,16 @@ from .load_inputs import (
     write_bodies,
     write_tensors,
 )
-from .perf_analyzer import Load, Protocol, Target, closed_loop, find, holds, poisson
+from .perf_analyzer import (
+    Load,
+    Protocol,
+    Target,
+    Unfinished,
+    closed_loop,
+    find,
+    holds,
+    poisson,
+)
 from .rate_search import highest_rate
 from .stored import Row, replace_rows, surroundings
 
@@ -143,7 +152,11 @@ class Profile:
         for share in effort.shares:
             for model, target in self._targets.items():
                 statistics = Statistics(self._client, model)
-                load = poisson(target, share * reached[model], effort.seconds)
+                try:
+                    load = poisson(target, share * reached[model], effort.seconds)
+                except Unfinished as error:  # more than the server can take, or it lost a request
+                    print(f"{error}: no row", file=sys.stderr)
+                    continue
                 yield self._row("poisson", share, model, load, statistics)
         for model, target in self._targets.items():
             held = holds(target, objective_ms, effort.seconds)

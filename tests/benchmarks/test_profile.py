@@ -128,6 +128,24 @@ def test_a_run_that_does_not_end_did_not_keep_up(
     assert holds(target, objective_ms=1e4, seconds=1.0)(200.0) is None
 
 
+def test_a_rate_that_does_not_end_is_said_and_left_out(
+    server: TritonServer,
+    opened: Bundle,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def unfinished(target: Target, rate_per_s: float, seconds: float) -> None:
+        raise Unfinished(f"{target.name}: expected an end")
+
+    monkeypatch.setattr(profile, "poisson", unfinished)
+    monkeypatch.setattr(profile, "highest_rate", lambda held, start, **options: start)
+    measured = Profile(server, "grpc", stored(opened), tmp_path / "inputs.json")
+    loads = [row["load"] for row in measured.rows(BRIEF, objective_ms=200.0)]
+    assert loads == ["concurrency", "concurrency", "highest", "highest"]
+    assert "stars: expected an end: no row" in capsys.readouterr().err
+
+
 def test_a_closed_loop_that_hangs_is_asked_once_more(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
