@@ -110,7 +110,7 @@ class Codes:
     def _sums(self, codes: NDArray[np.uint8]) -> NDArray[np.int32]:
         """ĥ·ĉ [B, width]; of several shards in memory that the thread's next call takes."""
         if len(self._shards) == 1:
-            found: NDArray[np.int32] = self._shards[0][1].run(None, {"queries": codes})[0]
+            found: NDArray[np.int32] = self._shards[0][1].run(_SUMS, {"queries": codes})[0]
             return found
         found = self._scratch.rows(len(codes), self.width)
         for place, session in self._shards:
