@@ -41,14 +41,14 @@ def test_both_recommenders_answer_the_same(
 
 
 def test_a_wrong_answer_is_not_timed(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    merge = recommender.merge_repeats
+    right = recommender.ranked
 
     def worst_first(*arguments: Any) -> Any:
-        merged = merge(*arguments)
-        return merged._replace(items=merged.items[::-1].copy())
+        answer = right(*arguments)
+        return answer._replace(items=answer.items[::-1].copy())
 
     with _opened(REQUESTS[0], bundle, monkeypatch) as case:
-        monkeypatch.setattr(recommender, "merge_repeats", worst_first)
+        monkeypatch.setattr(recommender, "ranked", worst_first)
         with pytest.raises(AssertionError, match="stars: request 0"):
             case.check(ENGINE)
 
