@@ -4,21 +4,17 @@ A row of pytest-benchmark's table is a case, and its columns are the engine's; a
 the same rounds, stand in the extra information and in the table below it.
 """
 
-from pathlib import Path
-
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from engine.errors import BackendUnavailable
 
-from . import shop_bundle
 from .case import Case, Setting, Timed
 from .cases import CASES
 from .cases.kernels import Waited
 from .conftest import ROWS
+from .shop_bundle import TRAINED, trained_or_random
 from .suite import measure, store
-
-DEMO = Path(__file__).resolve().parents[1] / "artifacts" / "demo" / "bundle"
 
 
 @pytest.fixture(scope="session")
@@ -26,7 +22,7 @@ def setting(request: pytest.FixtureRequest) -> Setting:
     """The bundle asked for, else the demo's, else one of random weights over the same shop."""
     bundle = request.config.getoption("bundle")
     if bundle is None:
-        bundle = DEMO if DEMO.exists() else shop_bundle.random_bundle()
+        bundle, _ = trained_or_random()
     return Setting(bundle, request.config.getoption("threads"))
 
 
@@ -46,7 +42,7 @@ def test_case(
         benchmark.extra_info |= {f"{way} {name}": value for name, value in found.items()}
     pytestconfig.stash[ROWS].append(turns)
     if pytestconfig.getoption("store"):
-        store(turns, setting.bundle.name if setting.bundle != DEMO else "demo")
+        store(turns, setting.bundle.name if setting.bundle != TRAINED else "demo")
 
 
 def _device_times(case: Case) -> dict[str, float]:

@@ -1,9 +1,12 @@
 """A case: the engine's way and what a user would pick instead, on the same inputs."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
+
+import numpy as np
 
 from engine.compile.timing import interleaved
 
@@ -36,10 +39,7 @@ class Timed:
     def repeat(self) -> Statistics:
         """p50_ms, p95_ms, p99_ms of every way, over `rounds` in an order drawn anew each."""
         found = interleaved(self.ways, self.rounds, warmup=1)
-        return {
-            way: {"p50_ms": times.p50, "p95_ms": times.p95, "p99_ms": times.p99}
-            for way, times in found.items()
-        }
+        return {way: times.in_ms() for way, times in found.items()}
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,18 @@ class Read:
 
 
 Case = Timed | Read
+
+
+def in_turn(ask: Callable[[int], object], n: int) -> Callable[[], object]:
+    """Asks 0 … n - 1, one a call, round and round."""
+    turns = cycle(range(n))
+    return lambda: ask(next(turns))
+
+
+def exponent(sizes: Sequence[int], times: Sequence[float]) -> float:
+    """e of the power law time ~ size^e that fits best, by least squares of the logarithms."""
+    slope, _ = np.polyfit(np.log(sizes), np.log(times), 1)
+    return float(slope)
 
 
 @dataclass(frozen=True)

@@ -24,11 +24,10 @@ from .gate_measure import Measured, from_row, measure, read_rows, to_row
 from .gate_release import around, comparable, last_release, read_release, store_release
 from .gate_rows import GATES, Gate, load_gates
 from .gate_verdict import FAILED, Verdict, judge, overall, settled
-from .shop_bundle import random_bundle
+from .shop_bundle import random_bundle, trained_or_random
 from .stored import Row
 
 ROOT = Path(__file__).resolve().parents[1]
-TRAINED = ROOT / "artifacts" / "demo" / "bundle"
 KEPT = ROOT / "artifacts" / "gate" / "results.json"  # what the last run measured
 STATUS = {"pass": 0, "breach": 1, "undecided": 2}
 REFUSED = 3
@@ -136,9 +135,7 @@ def _bundle(asked: Path | None, quick: bool) -> tuple[Path, str]:
         if not asked.is_dir():
             raise ConfigError(f"--bundle: expected a folder of a bundle, got {asked}")
         return asked, "given"
-    if TRAINED.is_dir() and not quick:
-        return TRAINED, "trained"
-    return random_bundle(), "random"
+    return (random_bundle(), "random") if quick else trained_or_random()
 
 
 def _rows(options: argparse.Namespace) -> list[Gate]:

@@ -20,6 +20,7 @@ from typing import Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.compile.timing import Milliseconds
 from engine.errors import BackendUnavailable, ServerError
 
 BESIDE = Path(__file__).resolve().parents[2] / "shared" / "tools" / "perf_analyzer"
@@ -113,10 +114,8 @@ class Load:
 
     def statistics(self) -> dict[str, float]:
         """Percentiles of the latency, throughput and n."""
-        p50, p95, p99 = np.percentile(self.latency_ms, (50, 95, 99)).tolist()
-        rate = self.throughput_per_s
-        n = len(self.sent_ns)
-        return {"p50_ms": p50, "p95_ms": p95, "p99_ms": p99, "throughput_per_s": rate, "n": n}
+        times = Milliseconds.of(self.latency_ms)
+        return {**times.in_ms(), "throughput_per_s": self.throughput_per_s, "n": times.n}
 
 
 @cache

@@ -49,9 +49,9 @@ from .perf_analyzer import (
     poisson,
 )
 from .rate_search import highest_rate
+from .shop_bundle import TRAINED
 from .stored import Row, replace_rows, surroundings
 
-BUNDLE = Path(__file__).resolve().parents[1] / "artifacts" / "demo" / "bundle"
 MODELS = ("stars", "stars_null")
 PROTOCOLS: tuple[Protocol, ...] = ("grpc", "http")
 CONCURRENCIES = (1, 2, 4, 8, 16)
@@ -234,7 +234,7 @@ app = typer.Typer(add_completion=False)
 
 @app.command()
 def main(
-    bundle: Annotated[Path, typer.Option(help="folder of the served bundle")] = BUNDLE,
+    bundle: Annotated[Path, typer.Option(help="folder of the served bundle")] = TRAINED,
     json_file: Annotated[Path | None, typer.Option("--json", help="stores the rows here")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="fewer and shorter runs")] = False,
     protocol: Annotated[str, typer.Option(help="of grpc, http")] = ",".join(PROTOCOLS),

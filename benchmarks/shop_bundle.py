@@ -30,7 +30,8 @@ from engine.pipeline import (
 )
 from engine.training.loop import CONFIG_FILE, save_weights
 
-FOLDER = Path(__file__).resolve().parents[1] / "artifacts" / "gate"
+ARTIFACTS = Path(__file__).resolve().parents[1] / "artifacts"
+FOLDER, TRAINED = ARTIFACTS / "gate", ARTIFACTS / "demo" / "bundle"
 _LAMBDA_SERVE, _NOISE = 0.05, 0.05
 
 
@@ -49,6 +50,11 @@ class HashedWords:
     def _word(self, word: str) -> NDArray[np.float64]:
         seed = int.from_bytes(hashlib.sha256(word.encode()).digest()[:8], "big")
         return np.random.default_rng(seed).standard_normal(self._width)
+
+
+def trained_or_random(trained: Path = TRAINED) -> tuple[Path, str]:
+    """The demo's bundle where it was made, else the random one; and which of them it is."""
+    return (trained, "trained") if trained.is_dir() else (random_bundle(), "random")
 
 
 def random_bundle(folder: Path = FOLDER) -> Path:

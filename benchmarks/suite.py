@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from engine.compile.timing import Milliseconds
+
 from .case import ENGINE, Case, Parameters, Timed
 from .stored import Row, replace_rows, surroundings
 
@@ -88,10 +90,8 @@ def measure(case: Case, benchmark: Any) -> Turns:
 
 def _summaries(ms: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     """p50_ms, p95_ms, p99_ms, n and, of an opponent, by how much it is slower than the engine."""
-    found = {}
-    for way, taken in ms.items():
-        p50, p95, p99 = np.percentile(taken, (50, 95, 99)).tolist()
-        found[way] = {"p50_ms": p50, "p95_ms": p95, "p99_ms": p99, "n": float(len(taken))}
+    times = {way: Milliseconds.of(taken) for way, taken in ms.items()}
+    found = {way: {**each.in_ms(), "n": float(each.n)} for way, each in times.items()}
     for row in found.values():
         row["p50_ratio"] = row["p50_ms"] / found[ENGINE]["p50_ms"]
     return found

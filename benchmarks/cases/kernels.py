@@ -16,6 +16,7 @@ from benchmarks.case import ENGINE, Case, Opener, Read, Setting, Timed
 from benchmarks.kernel_numbers import numbers
 
 from . import operators
+from .encoder import torch_threads
 from .operators import Operator, Way
 
 ROUNDS = 10
@@ -26,10 +27,8 @@ def _timed(name: str, made: Callable[[str], Operator]) -> Opener:
     @contextmanager
     def opened(setting: Setting) -> Iterator[Case]:
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        before = torch.get_num_threads()
-        torch.set_num_threads(setting.threads)
         faiss.omp_set_num_threads(setting.threads)
-        try:
+        with torch_threads(setting.threads):
             operator = made(device)
             expected = operator.reference().float().cpu()
 
@@ -44,8 +43,6 @@ def _timed(name: str, made: Callable[[str], Operator]) -> Opener:
             shapes = {**operator.parameters, "dtype": dtype, "device": device}
             shapes["threads"] = setting.threads
             yield Timed(name, shapes, ways, check, ROUNDS, operator.nbytes, operator.flops)
-        finally:
-            torch.set_num_threads(before)
 
     return opened
 

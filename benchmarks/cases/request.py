@@ -12,7 +12,17 @@ import polars as pl
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.case import ENGINE, Case, Opener, Read, Setting, Statistics, Timed
+from benchmarks.case import (
+    ENGINE,
+    Case,
+    Opener,
+    Read,
+    Setting,
+    Statistics,
+    Timed,
+    exponent,
+    in_turn,
+)
 from benchmarks.encoders import Encoders
 from benchmarks.load_inputs import Ask, Scenario, live, stored, with_filter
 from benchmarks.opponents import numpy_product
@@ -131,7 +141,7 @@ def _in_process(name: str, make: Callable[[Bundle], Scenario]) -> Opener:
                     "events": len(sides.scenario.asks[0].get("item_ids", ())),
                     "requests": len(sides.scenario.asks), "threads": setting.threads,
                 },
-                {way: _in_turn(ask, len(sides.scenario.asks)) for way, ask in ways.items()},
+                {way: in_turn(ask, len(sides.scenario.asks)) for way, ask in ways.items()},
                 check,
                 ROUNDS,
                 items.size,  # the scan reads a byte of each number
@@ -145,11 +155,6 @@ def _answer(reply: Any) -> tuple[NDArray[Any], NDArray[Any]]:
     """Item ids and scores, without padding."""
     items, scores = np.asarray(reply.item_ids), np.asarray(reply.scores)
     return items[items >= 0], scores[items >= 0]
-
-
-def _in_turn(ask: Callable[[int], Any], n: int) -> Callable[[], object]:
-    turns = cycle(range(n))
-    return lambda: ask(next(turns))
 
 
 @contextmanager
@@ -190,18 +195,12 @@ def peer_inference(setting: Setting) -> Iterator[Case]:
         yield Timed(
             "peer_inference",
             {"items": n_items, "events": histories.shape[1], "k": K, "threads": setting.threads},
-            {way: _in_turn(asks[way], n_requests) for way in (ENGINE, *peers)},
+            {way: in_turn(asks[way], n_requests) for way in (ENGINE, *peers)},
             check,
             PEER_ROUNDS,
             bundle.items["candidates"].size,
             2 * 2 * bundle.items["candidates"].size,
         )
-
-
-def exponent(sizes: Sequence[int], times: Sequence[float]) -> float:
-    """e of the power law time ~ size^e that fits best, by least squares of the logarithms."""
-    slope, _ = np.polyfit(np.log(sizes), np.log(times), 1)
-    return float(slope)
 
 
 def _growth(ways: dict[int, dict[str, Callable[[], object]]]) -> Statistics:

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from itertools import cycle
 from typing import Any, NamedTuple
 
 import faiss
@@ -11,7 +10,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from benchmarks.case import ENGINE, Case, Opener, Read, Setting, Statistics, Timed
+from benchmarks.case import ENGINE, Case, Opener, Read, Setting, Statistics, Timed, in_turn
 from benchmarks.load_inputs import household_ids
 from benchmarks.opponents import (
     Floats,
@@ -151,10 +150,6 @@ def _case(
         # Two scores that differ by rounding may change places at the tenth.
         assert found >= least - 1e-3, f"{way}: recall: expected {least}, got {found:.4f}"
 
-    def in_turn(way: Answers) -> Callable[[], object]:
-        turns = cycle(range(REQUESTS))
-        return lambda: way(next(turns))
-
     n_items = len(given.rows)
     return Timed(
         name,
@@ -162,7 +157,7 @@ def _case(
             "items": n_items, "d": DIM, "queries": 2, "k": K, "masked": N_MASKED,
             "index": backend, "threads": setting.threads,
         },
-        {way: in_turn(answers) for way, answers in ways.items()},
+        {way: in_turn(answers, REQUESTS) for way, answers in ways.items()},
         check,
         ROUNDS,
         given.rows.nbytes + given.bias.nbytes + n_items // 8,

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from benchmarks.case import ENGINE, Opener, Read, Setting, Statistics, Timed
+from benchmarks.case import ENGINE, Opener, Read, Setting, Statistics, Timed, exponent
 from benchmarks.load_inputs import (
     EVENTS,
     K,
@@ -277,12 +277,11 @@ def growth_concurrency(setting: Setting) -> Iterator[Read]:
                 for n in CONCURRENCIES
             ]
             times_ms = 1e3 * np.array(CONCURRENCIES) / rates
-            exponent = float(np.polyfit(np.log(CONCURRENCIES), np.log(times_ms), 1)[0])
             times = {
                 f"request_ms_at_{n}": ms
                 for n, ms in zip(CONCURRENCIES, times_ms.tolist(), strict=True)
             }
-            return {ENGINE: {"exponent": exponent, **times}}
+            return {ENGINE: {"exponent": exponent(CONCURRENCIES, times_ms), **times}}
 
         yield Read("growth_concurrency", _parameters(setting, bundle, scenario), repeat)
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 
 class Milliseconds(NamedTuple):
@@ -15,6 +16,17 @@ class Milliseconds(NamedTuple):
     p95: float
     p99: float
     n: int
+
+    @classmethod
+    def of(cls, ms: ArrayLike) -> "Milliseconds":
+        """Of the times of `n` calls."""
+        taken = np.asarray(ms)
+        p50, p95, p99 = np.percentile(taken, (50, 95, 99)).tolist()
+        return cls(p50, p95, p99, len(taken))
+
+    def in_ms(self) -> dict[str, float]:
+        """The times with their unit in the names: p50_ms, p95_ms, p99_ms."""
+        return {"p50_ms": self.p50, "p95_ms": self.p95, "p99_ms": self.p99}
 
 
 def interleaved(
@@ -38,8 +50,4 @@ def interleaved(
             begin = time.perf_counter()
             contenders[name]()
             taken[name].append(1e3 * (time.perf_counter() - begin))
-    times = {}
-    for name, ms in taken.items():
-        p50, p95, p99 = np.percentile(ms, (50, 95, 99)).tolist()
-        times[name] = Milliseconds(p50, p95, p99, rounds)
-    return times
+    return {name: Milliseconds.of(ms) for name, ms in taken.items()}

@@ -11,6 +11,7 @@ from engine.compiled import compiled
 from engine.runtime.onnx_cpu import session_options
 
 from .index import in_parts, norms
+from .mask import is_allowed
 
 Floats = NDArray[np.float32]
 # Queries get 7 bits: sums of two products then fit the 16 bits in which processors without VNNI
@@ -130,7 +131,7 @@ def _quantise(
         largest = np.float32(0)
         for value in queries[row]:
             largest = max(largest, abs(value))
-        scale = max(largest / np.float32(QUERY_LIMIT), np.float32(1e-30))
+        scale = max(largest / np.float32(QUERY_LIMIT), _TINY)
         whole = kept = lost = np.float64(0)  # squares of ‖h‖, ‖t·ĥ‖ and ‖d‖
         for place in range(queries.shape[1]):
             value = np.float64(queries[row, place])
@@ -213,7 +214,7 @@ def _select(
             score = np.float64(np.float32(sums[i]) * scales[i] * unit + bias[i])
             if score < near or bias[i] == -np.inf:
                 continue
-            if len(words) and not (words[i >> 5] >> (i & 31)) & 1:
+            if len(words) and not is_allowed(words, i):
                 continue
             margin = by_norm * bounds[i, 0] + by_lost * bounds[i, 1] + by_bias * bounds[i, 2]
             if score + margin < highest[0]:

@@ -67,9 +67,15 @@ def without(words: NDArray[np.int32], items: NDArray[np.integer[Any]]) -> NDArra
 
 
 @compiled
+def is_allowed(words: NDArray[np.int32], item: int) -> bool:
+    """Whether one mask [ceil(N / 32)] allows an item; for other compiled loops."""
+    return bool((words[item >> 5] >> (item & 31)) & 1)
+
+
+@compiled
 def are_allowed(words: NDArray[np.int32], items: NDArray[np.integer[Any]]) -> NDArray[np.bool_]:
     """Whether one mask [ceil(N / 32)] allows each of the items [m]."""
     allowed = np.empty(len(items), np.bool_)
     for place in range(len(items)):
-        allowed[place] = (words[items[place] >> 5] >> (items[place] & 31)) & 1
+        allowed[place] = is_allowed(words, items[place])
     return allowed

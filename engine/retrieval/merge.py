@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from engine.compiled import compiled
 
 from .index import TopK, highest
+from .mask import is_allowed
 
 
 class RankedList(NamedTuple):
@@ -86,7 +87,7 @@ def _merge(
     kept_items, kept_logits = np.empty(len(bought), np.int64), np.empty(len(bought), np.float32)
     for place in range(len(bought)):
         item = bought[place]
-        if (allowed[item >> 5] >> (item & 31)) & 1:
+        if is_allowed(allowed, item):
             kept_items[m], kept_logits[m] = item, logits[place]
             m += 1
     best_items, best_logits = np.empty(k, np.int64), np.empty(k, np.float32)

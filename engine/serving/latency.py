@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from engine.compile.timing import Milliseconds
 
 from .client import Protocol, StarsClient
 
@@ -41,9 +41,4 @@ def measure(
             times_ms[model].append((time.perf_counter() - start) * 1e3)
     for client in clients.values():
         client.close()
-    return {model: _summary(times_ms[model][warm_up:]) for model in models}
-
-
-def _summary(times_ms: Sequence[float]) -> dict[str, float]:
-    p50, p95, p99 = np.percentile(times_ms, (50, 95, 99)).tolist()
-    return {"p50": p50, "p95": p95, "p99": p99, "n": len(times_ms)}
+    return {model: Milliseconds.of(times_ms[model][warm_up:])._asdict() for model in models}

@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from engine.bundle import Bundle
 from engine.catalogue.catalogue import Catalogue
-from engine.data.clock import DAY_S
 from engine.errors import RequestError, SignalError
 from engine.features import History
 from engine.repeats import RepeatState, repeat_history
@@ -24,7 +23,7 @@ from .weights import RequestWeights
 NEXT, GENERAL = 0, 1
 _HEADS = {"next": (NEXT,), "general": (GENERAL,), "round_robin": (NEXT, GENERAL)}
 NOW_S = 3600  # a feature source speaks of requests at most this far from now
-_QUARTER_S = 900  # every time zone changes its fields at quarters of an hour
+_QUARTER_S = 900  # time zones change their fields at quarters of an hour, since 1972 all of them
 _SIGNAL_STDS_MAX = 10_000  # beyond it scores could leave float32
 
 
@@ -49,7 +48,6 @@ class Query:
         state: repeat items, as of the last event.
         live: the vectors must be computed, since there are events that no stored vector knows.
         moment: the time as the calendar has it.
-        gap_days: since the last event; 0 before any.
         allowed: mask [ceil(N / 32)] of the active items that pass the filter.
         signals: [S] standardised external signals.
         vectors: [2, D] h_next and h_gen, then with δ.
@@ -64,7 +62,6 @@ class Query:
     state: RepeatState
     live: bool
     moment: Moment
-    gap_days: float
     allowed: NDArray[np.int32]
     signals: NDArray[np.float32]
     vectors: NDArray[np.float32]
@@ -134,7 +131,6 @@ class Resolver:
             state=state,
             live=live,
             moment=moment,
-            gap_days=self._gap_days(events, time),
             allowed=allowed,
             signals=signals,
             vectors=vectors,
@@ -153,12 +149,6 @@ class Resolver:
         fields = self.calendar.fields(np.array(time))
         hour, weekday, week = (int(fields[name]) for name in Moment._fields[:3])
         return Moment(hour, weekday, week, self.calendar.signals_on(fields["day"]))
-
-    def _gap_days(self, events: History, time: int) -> float:
-        """Days since the last event, as `Calendar.gap_days`."""
-        if not self.calendar.has_time or not len(events.times):
-            return 0.0
-        return max((time - int(events.times[-1])) / DAY_S, 0.0)
 
     def _signals(
         self, request: Request, time: int, known: NDArray[np.float32]

@@ -261,7 +261,9 @@ class Recommender:
         if not queries:
             return
         moments = np.array([query.moment[:3] for query in queries])
-        gap_days = np.array([query.gap_days for query in queries])
+        times = np.array([query.time for query in queries])
+        last = np.array([q.history.times[-1] if len(q.history.times) else q.time for q in queries])
+        gap_days = self._calendar.gap_days(times, last)
         signals = np.array([query.signals for query in queries])
         delta = self.weights.context(moments, gap_days, signals)
         self.drift.add(signals)

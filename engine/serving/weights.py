@@ -61,9 +61,7 @@ class RequestWeights:
         """What is known beforehand about a moment, in the bundle's shop."""
         return Calendar(Clock(manifest.timezone), manifest.has_time, self.first_day, self.signals)
 
-    def context(
-        self, moments: NDArray[np.int64], gap_days: NDArray[np.float64], signals: Floats
-    ) -> Floats:
+    def context(self, moments: NDArray[np.int64], gap_days: Floats, signals: Floats) -> Floats:
         """δ [P, D] of requests.
 
         Args:
@@ -102,7 +100,7 @@ class RequestWeights:
 def _context(
     delta: Floats,
     moments: NDArray[np.int64],
-    gap_days: NDArray[np.float64],
+    gap_days: Floats,
     signals: Floats,
     tables: tuple[Floats, Floats, Floats],
     gap: Floats,
