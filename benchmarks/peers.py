@@ -81,7 +81,7 @@ class Peer:
         self._folder.cleanup()
 
     def ask(self, n: int) -> list[int]:
-        """The ten best items after history n; a line there and one back cost 0.1 ms."""
+        """The ten best items after history n; a line there and one back are counted."""
         return self._answer("ask", n)
 
     def truth(self, n: int) -> list[int]:

@@ -147,7 +147,7 @@ def find() -> Path:
 def closed_loop(target: Target, concurrency: int, seconds: float = 3.0) -> Load:
     """Load of `concurrency` clients, each of which sends when it was answered.
 
-    One run in some fifty waits for answers that never come, while the server is idle: then it is
+    Now and then a run waits for answers that never come, while the server is idle: then it is
     said on stderr, and asked once more. A server that really hangs fails the second time too.
 
     Args:

@@ -1,9 +1,9 @@
 """Loops over numpy arrays as machine code: one decorator, so that all are compiled alike.
 
 The request path goes over a user's few hundred items, and over the sums of a scan, a number at a
-time and with branches. In numpy each step of that is a call over a small array, and a hundred calls
-cost more than the search; Numba compiles the loop as it stands. Compiled once a machine, then
-read from a cache beside the source, or in the user's cache folder where that is not writable.
+time and with branches. In numpy each step of that is a call over a small array, and together they
+cost more than the product itself; Numba compiles the loop as it stands. Compiled once a machine,
+then read from a cache beside the source, or in the user's cache folder where that is not writable.
 """
 
 from collections.abc import Callable
