@@ -4,15 +4,10 @@ Real catalogue, real households, real histories, and nothing trained: what a req
 shapes, not on what the weights have learned. Texts are embedded word by word, by hashing.
 """
 
-import hashlib
 import json
-from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from engine.config import load_config
 from engine.data.dataset import Dataset
@@ -30,26 +25,11 @@ from engine.pipeline import (
 )
 from engine.training.loop import CONFIG_FILE, save_weights
 
+from .hashed_words import HashedWords
+
 ARTIFACTS = Path(__file__).resolve().parents[1] / "artifacts"
 FOLDER, TRAINED = ARTIFACTS / "gate", ARTIFACTS / "demo" / "bundle"
 _LAMBDA_SERVE, _NOISE = 0.05, 0.05
-
-
-class HashedWords:
-    """One fixed random direction a word, summed: texts that share words are near."""
-
-    def __init__(self, width: int) -> None:
-        self.name, self._width = f"hashed-words-{width}", width
-
-    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """[n, width] float32 of unit length."""
-        word = cache(self._word)
-        rows = np.array([sum(word(part) for part in text.split()) for text in texts])
-        return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
-
-    def _word(self, word: str) -> NDArray[np.float64]:
-        seed = int.from_bytes(hashlib.sha256(word.encode()).digest()[:8], "big")
-        return np.random.default_rng(seed).standard_normal(self._width)
 
 
 def trained_or_random(trained: Path = TRAINED) -> tuple[Path, str]:

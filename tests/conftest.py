@@ -10,6 +10,7 @@ if not torch.cuda.is_available():
     # Triton reads this when a kernel's module is imported: here kernels run in its interpreter.
     os.environ["TRITON_INTERPRET"] = "1"
 
+from benchmarks.hashed_words import HashedWords
 from engine.compile.export import export
 from engine.config import Config
 from engine.data.dataset import Dataset
@@ -17,7 +18,7 @@ from engine.data.prepare import prepare
 from engine.evaluation.protocol import Cuts, last_cuts
 from engine.model.stars import Stars
 from engine.training.loop import train
-from tests.shop import WordEmbedder, write_shop
+from tests.shop import write_shop
 
 torch.set_num_threads(1)
 
@@ -26,7 +27,7 @@ torch.set_num_threads(1)
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     """The generated shop as a prepared dataset."""
     folder = tmp_path_factory.mktemp("shop")
-    return prepare(write_shop(folder / "shop"), folder / "dataset", embedder=WordEmbedder())
+    return prepare(write_shop(folder / "shop"), folder / "dataset", embedder=HashedWords())
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from datetime import date, timedelta
@@ -26,22 +25,6 @@ CATEGORIES = {
 }
 SUBCLASSES = [(category, kind) for category, kinds in CATEGORIES.items() for kind in kinds]
 BRANDS = ("Northfield", "Oakridge", "Sunny Day", "Basics")
-
-
-class WordEmbedder:
-    """One fixed random direction a word, summed: texts that share words are near."""
-
-    def __init__(self, width: int = 16) -> None:
-        self.name, self._width = f"words-{width}", width
-
-    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """[n, width] float32."""
-        rows = np.array([sum(self._word(word) for word in text.split()) for text in texts])
-        return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
-
-    def _word(self, word: str) -> NDArray[np.float64]:
-        seed = int.from_bytes(hashlib.sha256(word.encode()).digest()[:8], "big")
-        return np.random.default_rng(seed).standard_normal(self._width)
 
 
 def write_shop(

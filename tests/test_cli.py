@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from benchmarks.hashed_words import HashedWords
 from engine import cli
 from engine.config import Config
 from engine.data.dataset import Dataset
 from engine.data.prepare import prepare
 from engine.serving.server import MODEL_REPOSITORY, TritonServer
-from tests.shop import WordEmbedder, write_shop
+from tests.shop import write_shop
 
 runner = CliRunner()
 
@@ -56,7 +57,7 @@ def test_train_export_evaluate(dataset: Dataset, toml: Path, tmp_path: Path) -> 
 
 def test_a_shop_with_an_order_and_no_time(toml: Path, tmp_path: Path) -> None:
     source = write_shop(tmp_path / "shop", with_time=False)
-    prepare(source, tmp_path / "data", embedder=WordEmbedder())
+    prepare(source, tmp_path / "data", embedder=HashedWords())
     data, run, bundle = tmp_path / "data", tmp_path / "run", tmp_path / "bundle"
     stars("train", "--data", data, "--out", run, "--config", toml)
     stars("export", "--data", data, "--run", run, "--out", bundle)

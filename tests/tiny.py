@@ -15,12 +15,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from benchmarks.hashed_words import HashedWords
 from engine.config import Config, ModelConfig, TrainConfig
 from engine.data.clock import Clock
 from engine.data.dataset import Dataset
 from engine.data.prepare import prepare
 from engine.model.stars import Events, Stars
-from tests.shop import WordEmbedder, write_shop
+from tests.shop import write_shop
 
 MODEL = {
     "layers": 2, "d_model": 16, "heads": 2, "d_ff": 32, "d_serve": 8, "window": 20, "hop": 5,
@@ -50,7 +51,7 @@ def tiny_shop(*, with_time: bool = True, impressions: bool = False, items: int =
         folder / "shop",
         users=24, items=items, days=60, with_time=with_time, impressions=impressions,
     )  # fmt: skip
-    shop = prepare(source, folder / "out", embedder=WordEmbedder(), min_tag_items=2)
+    shop = prepare(source, folder / "out", embedder=HashedWords(), min_tag_items=2)
     return shop if with_time else _taking_turns(shop)
 
 
@@ -87,7 +88,7 @@ def shop_of(
         }
     ).write_parquet(source / "items.parquet")
     (source / "shop.json").write_text('{"timezone": "America/New_York"}')
-    return prepare(source, folder / "prepared", embedder=WordEmbedder())
+    return prepare(source, folder / "prepared", embedder=HashedWords())
 
 
 def trained_like(model: Stars) -> Stars:

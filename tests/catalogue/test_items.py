@@ -13,6 +13,7 @@ import polars as pl
 import pytest
 from typer.testing import CliRunner
 
+from benchmarks.hashed_words import HashedWords
 from engine.bundle import Bundle
 from engine.catalogue.catalogue import Catalogue
 from engine.catalogue.changes import ChangeLog, ItemChange, changes_folder
@@ -23,7 +24,6 @@ from engine.serving.client import StarsClient
 from engine.serving.recommender import Recommender
 from engine.serving.request import Reply, Request
 from engine.serving.server import MODEL_REPOSITORY, TritonServer
-from tests.shop import WordEmbedder
 
 NEW = 900_001
 OLD = [1000 + 7 * n for n in range(8)]  # ids of the generated shop
@@ -37,7 +37,7 @@ def own(bundle: Path, tmp_path: Path) -> Path:
 
 def editor(path: Path) -> ItemEditor:
     opened = Bundle.open(path, verify=False)
-    return ItemEditor(opened, ChangeLog(changes_folder(path), opened.model_id), WordEmbedder())
+    return ItemEditor(opened, ChangeLog(changes_folder(path), opened.model_id), HashedWords())
 
 
 def described(path: Path, place: int, item_id: int = NEW, **changes: Any) -> pl.DataFrame:
@@ -224,7 +224,7 @@ def test_new_item_is_recommended_without_training(
     own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A product that did not exist at training time, without a restart; its removal at once."""
-    monkeypatch.setattr("engine.data.text.MiniLmEmbedder", WordEmbedder)
+    monkeypatch.setattr("engine.data.text.MiniLmEmbedder", HashedWords)
     run = CliRunner()
 
     def command(*words: str) -> str:

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from benchmarks.hashed_words import HashedWords
 from engine.data.dataset import ARRAYS, Dataset
 from engine.data.prepare import prepare
 from engine.errors import DataError
-from tests.shop import WordEmbedder, write_shop
+from tests.shop import write_shop
 
 
 @pytest.fixture
@@ -19,7 +20,7 @@ def dataset(tmp_path: Path) -> Dataset:
     return prepare(
         write_shop(tmp_path / "shop", users=7, items=40, days=30, impressions=True),
         tmp_path / "prepared",
-        embedder=WordEmbedder(),
+        embedder=HashedWords(),
     )
 
 

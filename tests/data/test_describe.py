@@ -5,9 +5,10 @@ import polars as pl
 import pytest
 from rich.console import Console
 
+from benchmarks.hashed_words import HashedWords
 from engine.data.describe import describe, describe_table
 from engine.data.prepare import prepare
-from tests.shop import WordEmbedder, write_shop
+from tests.shop import write_shop
 
 DAY = 86_400
 
@@ -34,9 +35,7 @@ def test_figures_of_a_shop_counted_by_hand(tmp_path: Path) -> None:
         *[("a", item, 3 * DAY) for item in (0, 3, 4, 5)],  # two of four
         *[("b", item, 2 * DAY) for item in (0, 0, 6)],
     ]
-    figures = describe(
-        prepare(write(tmp_path / "s", rows), tmp_path / "o", embedder=WordEmbedder())
-    )
+    figures = describe(prepare(write(tmp_path / "s", rows), tmp_path / "o", embedder=HashedWords()))
     assert figures["counts"] == {
         "users": 3, "items": 10, "events": 11, "sessions": 4, "subclasses": 2,
         "event_types": "purchase",
@@ -63,7 +62,7 @@ def test_figures_of_a_shop_counted_by_hand(tmp_path: Path) -> None:
 @pytest.mark.parametrize("with_time", [True, False])
 def test_every_figure_is_json_and_has_a_row(tmp_path: Path, with_time: bool) -> None:
     source = write_shop(tmp_path / "s", with_time=with_time, impressions=True, days=40)
-    figures = describe(prepare(source, tmp_path / "o", embedder=WordEmbedder()))
+    figures = describe(prepare(source, tmp_path / "o", embedder=HashedWords()))
     assert json.loads(json.dumps(figures)) == figures
     table = describe_table(figures)
     assert table.row_count == sum(len(part) for part in figures.values() if isinstance(part, dict))
@@ -80,5 +79,5 @@ def test_every_figure_is_json_and_has_a_row(tmp_path: Path, with_time: bool) -> 
 
 def test_one_session_has_no_repeats(tmp_path: Path) -> None:
     source = write(tmp_path / "s", [("a", 0, 0)])
-    figures = describe(prepare(source, tmp_path / "o", embedder=WordEmbedder()))
+    figures = describe(prepare(source, tmp_path / "o", embedder=HashedWords()))
     assert figures["repeats"]["share_of_next_session_items_bought_before"] == 0.0

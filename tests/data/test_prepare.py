@@ -6,11 +6,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.hashed_words import HashedWords
 from engine.data.clock import Clock
 from engine.data.dataset import ALWAYS, Dataset
 from engine.data.prepare import prepare
 from engine.errors import DataError
-from tests.shop import TIMEZONE, WordEmbedder, write_shop
+from tests.shop import TIMEZONE, write_shop
 
 MIDNIGHT = 1_704_085_200  # 2024-01-01 00:00 in New York, 05:00 in UTC
 
@@ -35,7 +36,7 @@ def shop(folder: Path, events: list[tuple[str, int, int]], clock: str = "time") 
 
 
 def prepared(folder: Path, events: list[tuple[str, int, int]], clock: str = "time") -> Dataset:
-    return prepare(shop(folder / "shop", events, clock), folder / "out", embedder=WordEmbedder())
+    return prepare(shop(folder / "shop", events, clock), folder / "out", embedder=HashedWords())
 
 
 def events_of(dataset: Dataset, user: int) -> list[tuple[int, int, int]]:
@@ -82,7 +83,7 @@ def test_items_texts_and_first_days(tmp_path: Path) -> None:
     assert dataset.item_ids.tolist() == [0, 10, 20]
     assert dataset.item_from.tolist() == [ALWAYS, ALWAYS, MIDNIGHT]
     assert dataset.item_text.tolist() == [0, 0, 1]
-    np.testing.assert_allclose(dataset.text_rows, WordEmbedder().embed(["milk", "tea"]))
+    np.testing.assert_allclose(dataset.text_rows, HashedWords().embed(["milk", "tea"]))
     assert dataset.meta.text_model == "words-16"
 
 
@@ -97,7 +98,7 @@ def test_users_are_all_who_have_events_or_a_profile(tmp_path: Path) -> None:
             "pets": [2, 2, 2],
         }
     ).write_parquet(source / "users.parquet")
-    dataset = prepare(source, tmp_path / "out", embedder=WordEmbedder())
+    dataset = prepare(source, tmp_path / "out", embedder=HashedWords())
     assert dataset.user_ids.tolist() == [b"7", b"8", b"9", b"z"]
     assert dataset.event_offsets.tolist() == [0, 1, 1, 1, 2]
     assert dataset.meta.user_categorical == {"home": ["own", "rent"], "card": ["false", "true"]}
@@ -112,7 +113,7 @@ def test_users_are_all_who_have_events_or_a_profile(tmp_path: Path) -> None:
 
 
 def test_signals_are_standardised_by_day(tmp_path: Path) -> None:
-    dataset = prepare(write_shop(tmp_path / "s"), tmp_path / "out", embedder=WordEmbedder())
+    dataset = prepare(write_shop(tmp_path / "s"), tmp_path / "out", embedder=HashedWords())
     assert [signal.name for signal in dataset.meta.signals] == ["promotion", "temperature"]
     assert dataset.meta.first_day == Clock(TIMEZONE).day(np.array(MIDNIGHT))
     raw = pl.read_parquet(tmp_path / "s" / "calendar.parquet")["temperature"].to_numpy()
@@ -135,7 +136,7 @@ def test_impressions_by_page(tmp_path: Path) -> None:
     ]
     names = ["page_id", "user_id", "time", "item_id", "shown", "clicked"]
     pl.DataFrame(rows, schema=names, orient="row").write_parquet(source / "impressions.parquet")
-    dataset = prepare(source, tmp_path / "out", embedder=WordEmbedder())
+    dataset = prepare(source, tmp_path / "out", embedder=HashedWords())
     assert dataset.impression_user.tolist() == [0, 1, 1]
     assert dataset.impression_time.tolist() == [5, 4, 9]
     assert dataset.impression_offsets.tolist() == [0, 1, 2, 4]
@@ -172,7 +173,7 @@ def test_the_order_of_rows_in_the_file_carries_nothing(
 def test_ties_are_shuffled_by_the_seed(tmp_path: Path) -> None:
     source = write_shop(tmp_path / "s", days=60)
     orders = [
-        prepare(source, tmp_path / f"out{n}", embedder=WordEmbedder(), seed=seed).event_item
+        prepare(source, tmp_path / f"out{n}", embedder=HashedWords(), seed=seed).event_item
         for n, seed in enumerate((0, 0, 1))
     ]
     np.testing.assert_array_equal(orders[0], orders[1])
@@ -180,7 +181,7 @@ def test_ties_are_shuffled_by_the_seed(tmp_path: Path) -> None:
     assert np.sort(orders[0]).tolist() == np.sort(orders[2]).tolist()
 
 
-class CountingEmbedder(WordEmbedder):
+class CountingEmbedder(HashedWords):
     calls = 0
 
     def embed(self, texts):  # type: ignore[no-untyped-def]
@@ -208,14 +209,14 @@ def test_an_unchanged_source_is_not_prepared_again(tmp_path: Path) -> None:
 
 def test_an_interrupted_preparation_is_made_anew(tmp_path: Path) -> None:
     source = write_shop(tmp_path / "s", days=30)
-    first = prepare(source, tmp_path / "out", embedder=WordEmbedder())
+    first = prepare(source, tmp_path / "out", embedder=HashedWords())
     (tmp_path / "out" / "meta.json").write_text("{")
     (tmp_path / "out" / "arrays.safetensors").write_bytes(b"")
-    again = prepare(source, tmp_path / "out", embedder=WordEmbedder())
+    again = prepare(source, tmp_path / "out", embedder=HashedWords())
     np.testing.assert_array_equal(again.event_item, first.event_item)
 
 
 def test_a_folder_with_other_files_is_left_alone(tmp_path: Path) -> None:
     source = write_shop(tmp_path / "s", days=30)
     with pytest.raises(DataError, match=r"expected a new folder or a dataset's, got \['calendar"):
-        prepare(source, source, embedder=WordEmbedder())
+        prepare(source, source, embedder=HashedWords())

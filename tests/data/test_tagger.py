@@ -5,13 +5,14 @@ from typing import Any
 import polars as pl
 import pytest
 
+from benchmarks.hashed_words import HashedWords
 from engine.data.endpoint import Endpoint
 from engine.data.prepare import prepare
 from engine.data.shop import Shop
 from engine.data.tagger import TagCounts, Vocabulary, parse_tags, tag_items
 from engine.errors import ConfigError, DataError, EndpointError
 from tests.data.endpoint import Answer, Served, serve
-from tests.shop import WordEmbedder, write_shop
+from tests.shop import write_shop
 
 VOCABULARY = Vocabulary({"diet": ["vegan", "dairy"], "meal": ["breakfast", "dinner"]})
 
@@ -217,5 +218,5 @@ def test_the_tags_are_the_datasets(tmp_path: Path) -> None:
             vocabulary=VOCABULARY,
         )
     assert Shop.read(source).items["tags"].null_count() == 0
-    dataset = prepare(source, tmp_path / "out", embedder=WordEmbedder(), min_tag_items=1)
+    dataset = prepare(source, tmp_path / "out", embedder=HashedWords(), min_tag_items=1)
     assert dataset.meta.tags == ["diet=dairy", "meal=breakfast"]

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from benchmarks.hashed_words import HashedWords
 from engine.data.endpoint import Endpoint
 from engine.data.prepare import prepare
 from engine.data.text import CachedEmbedder, EndpointEmbedder, MiniLmEmbedder
 from engine.errors import DataError, EndpointError
 from tests.data.endpoint import Answer, serve
-from tests.shop import WordEmbedder, write_shop
+from tests.shop import write_shop
 
 
 @pytest.fixture
@@ -41,7 +42,7 @@ class Counting:
     def __init__(self, name: str = "words", width: int = 8, fail_after: int = 10**9) -> None:
         self.name, self._fail_after = name, fail_after
         self.asked: list[str] = []
-        self._words = WordEmbedder(width)
+        self._words = HashedWords(width)
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         if len(self.asked) + len(texts) > self._fail_after:
@@ -54,11 +55,11 @@ def test_only_new_texts_are_embedded(tmp_path: Path) -> None:
     counting = Counting()
     first = CachedEmbedder(counting, tmp_path).embed(["a b", "c", "a b"])
     assert sorted(counting.asked) == ["a b", "c"]
-    np.testing.assert_array_equal(first, WordEmbedder(8).embed(["a b", "c", "a b"]))
+    np.testing.assert_array_equal(first, HashedWords(8).embed(["a b", "c", "a b"]))
 
     second = CachedEmbedder(counting, tmp_path).embed(["d", "c"])
     assert sorted(counting.asked) == ["a b", "c", "d"]
-    np.testing.assert_array_equal(second, WordEmbedder(8).embed(["d", "c"]))
+    np.testing.assert_array_equal(second, HashedWords(8).embed(["d", "c"]))
 
 
 def test_models_do_not_share_vectors(tmp_path: Path) -> None:
@@ -75,7 +76,7 @@ def test_an_interruption_loses_at_most_a_shard(tmp_path: Path) -> None:
     counting = Counting()
     rows = CachedEmbedder(counting, tmp_path).embed(texts)
     assert len(counting.asked) == 3000 - 2048
-    np.testing.assert_array_equal(rows, WordEmbedder(8).embed(texts))
+    np.testing.assert_array_equal(rows, HashedWords(8).embed(texts))
 
 
 def test_a_damaged_shard_is_refused(tmp_path: Path) -> None:

@@ -6,11 +6,11 @@ import torch
 from scipy.optimize import linprog
 from torch import Tensor
 
+from benchmarks.hashed_words import HashedWords
 from engine.model.build import build_model, model_data
 from engine.model.items import ItemEncoder
 from engine.ops import pack_tags
 from engine.retrieval.exact import ExactIndex
-from tests.shop import WordEmbedder
 from tests.tiny import tiny_config, tiny_shop, trained_like
 
 
@@ -83,7 +83,7 @@ def test_the_reduced_text_keeps_what_varies() -> None:
 def new_item(encoder: ItemEncoder, text: str, tags: list[int]) -> Tensor:
     """Candidate vector of an item that training never saw."""
     shop = tiny_shop()
-    vector = torch.from_numpy(WordEmbedder(shop.text_rows.shape[1]).embed([text]))
+    vector = torch.from_numpy(HashedWords(shop.text_rows.shape[1]).embed([text]))
     reduced = encoder.reduce(vector)
     with torch.no_grad():
         row = encoder.project_rows(
