@@ -57,7 +57,11 @@ def answering(rows: Floats, bias: Floats) -> Iterator[tuple[str, Ask]]:
 def scoring(rows: Floats, bias: Floats) -> Iterator[tuple[str, Ask]]:
     """Ways that give the score of every item."""
     codes = Codes(rows, bias, threads=1)
-    yield "ONNX Runtime MatMulInteger", lambda q: codes._sums(codes.quantised(q)[0])[:, :N_ITEMS]
+    scales = codes._scales[:N_ITEMS]
+    yield (
+        "ONNX Runtime MatMulInteger, scaled",
+        lambda q: codes._sums(codes.quantised(q)[0])[:, :N_ITEMS] * scales,
+    )
     columns = np.ascontiguousarray(rows.T)
     graph = onnx.helper.make_graph(
         [onnx.helper.make_node("MatMul", ["q", "rows"], ["scores"])],
@@ -73,12 +77,12 @@ def scoring(rows: Floats, bias: Floats) -> Iterator[tuple[str, Ask]]:
     session = onnxruntime.InferenceSession(model.SerializeToString(), options)
     yield "ONNX Runtime MatMul, fp32", lambda q: session.run(None, {"q": q})[0]
     yield "numpy, fp32", lambda q: q @ columns
-    scales = np.abs(rows).max(axis=1, keepdims=True) / np.float32(127)
-    whole = np.rint(rows / scales).astype(np.int8)
+    own = np.abs(rows).max(axis=1, keepdims=True) / np.float32(127)
+    whole = np.rint(rows / own).astype(np.int8)
     for name, weights, hints in (
         (
             "OpenVINO, 8 bits by itself",
-            op.multiply(op.convert(op.constant(whole), np.float32), op.constant(scales)),
+            op.multiply(op.convert(op.constant(whole), np.float32), op.constant(own)),
             {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": DIM},
         ),
         ("OpenVINO, bf16", op.constant(rows), {"INFERENCE_PRECISION_HINT": "bf16"}),
