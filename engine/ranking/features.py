@@ -126,11 +126,13 @@ def fit(log: Impressions, config: FeatureConfig | None = None) -> Features:
     known = np.maximum((~unknown).sum(0), 1)
     mean = np.where(unknown, 0.0, raw).sum(0) / known
     deviation = np.sqrt(np.where(unknown, 0.0, (raw - mean) ** 2).sum(0) / known)
+    # Of equal values the deviation is 0 but for rounding.
+    varies = np.where(unknown, -np.inf, raw).max(0) > np.where(unknown, np.inf, raw).min(0)
     return Features(
         log.objectives,
         numbers,
         tuple(mean.tolist()),
-        tuple(np.where(deviation > 0, deviation, 1.0).tolist()),
+        tuple(np.where(varies, deviation, 1.0).tolist()),
         tuple(name for name, some in zip(numbers, unknown.any(0), strict=True) if some),
         categories,
         tuple(_vocabulary(_text(log, name), config.min_count) for name in categories),
@@ -172,7 +174,8 @@ class FieldEmbedding(nn.Module):
 
 def concatenated(fields: Sequence[Tensor]) -> Tensor:
     """[..., Σ d_f] of fields whose leading dimensions broadcast."""
-    leading = torch.broadcast_tensors(*(field[..., 0] for field in fields))[0].shape  # type: ignore[no-untyped-call]
+    first = [field[..., 0] for field in fields]
+    leading = torch.broadcast_tensors(*first)[0].shape  # type: ignore[no-untyped-call]
     return torch.cat([field.expand(*leading, field.shape[-1]) for field in fields], -1)
 
 
