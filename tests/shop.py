@@ -36,12 +36,13 @@ def write_shop(
     seed: int = 0,
     with_time: bool = True,
     impressions: bool = False,
+    outcomes: bool = False,
 ) -> Path:
     """Writes a shop whose users mostly buy again what they bought, and returns `folder`.
 
     Item ids are 1000, 1007, …; users are `user-000`, …, and a third of them has no profile. The
     `promotion` signal is 1 every fourth week, when the items on offer sell more. Without time the
-    events carry an order and there is no calendar.
+    events carry an order and there is no calendar. Outcomes come at random.
     """
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
@@ -79,6 +80,14 @@ def write_shop(
             user_id=pl.format("user-{}", pl.col("user_id").cast(pl.String).str.zfill(3)),
         )
         _write(named.rename({"time": clock_name}), folder, "impressions")
+    if outcomes:
+        came = np.random.default_rng([seed, 1]).random((len(user), 2)) < (0.4, 0.1)
+        named = pl.DataFrame(came, ["promoted", "coupon"])
+        made = pl.DataFrame({"user_id": [f"user-{u:03}" for u in user], "item_id": ids[item]})
+        clocks = {"time": time} if with_time else {"order": order}
+        _write(
+            pl.concat([made.with_columns(**clocks), named], how="horizontal"), folder, "outcomes"
+        )
     (folder / "shop.json").write_text(json.dumps({"name": "corner", "timezone": TIMEZONE}))
     return folder
 

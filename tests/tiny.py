@@ -149,7 +149,7 @@ def events_of(inputs: dict[str, NDArray]) -> tuple[Tensor, Events]:
     return tensors["rows"], Events(**{f.name: tensors[f.name] for f in fields(Events)})
 
 
-_EVENT = ("event_item", "event_time", "event_type", "event_session")
+_EVENT = ("event_item", "event_time", "event_type", "event_session", "event_outcome")
 
 
 def cut_of(dataset: Dataset, share: float) -> int:

@@ -14,19 +14,25 @@ from .shop import Shop
 
 
 class Events(NamedTuple):
-    """Events by user and time, as Dataset holds them, and the names of their types."""
+    """Events by user and time, as Dataset holds them; names of their types and outcomes."""
 
     types: list[str]
+    outcomes: list[str]
     offsets: NDArray[np.int64]
     item: NDArray[np.int32]
     time: NDArray[np.int64]
     type: NDArray[np.int32]
     session: NDArray[np.int32]
+    outcome: NDArray[np.bool_]
 
 
 def events(shop: Shop, user_ids: pl.Series, seed: int) -> Events:
-    """Events by user and time, shuffled inside equal times, once a (session, item, type)."""
+    """Events by user and time, shuffled inside equal times, once a (session, item, type).
+
+    What came of any of those that become one came of it.
+    """
     table = shop.events
+    outcomes, outcome = _outcomes(shop)
     user = _places(table["user_id"], user_ids)
     item = _places(table["item_id"], shop.items["item_id"])
     types, kind = codes(table["event_type"])
@@ -36,7 +42,7 @@ def events(shop: Shop, user_ids: pl.Series, seed: int) -> Events:
     order = np.lexsort((kind, item, time, user))
     shuffle = np.random.default_rng(seed).random(len(order))
     order = order[np.lexsort((shuffle, time[order], user[order]))]
-    user, item, kind, time = user[order], item[order], kind[order], time[order]
+    user, item, kind, time, outcome = (a[order] for a in (user, item, kind, time, outcome))
 
     starts = np.ones(len(user), bool)
     if shop.has_time:
@@ -44,19 +50,35 @@ def events(shop: Shop, user_ids: pl.Series, seed: int) -> Events:
         starts[1:] = (user[1:] != user[:-1]) | (day[1:] != day[:-1])
     session = np.cumsum(starts) - 1
     key = (session * shop.items.height + item) * len(types) + kind
-    kept = np.sort(np.unique(key, return_index=True)[1])
+    _, first, place = np.unique(key, return_index=True, return_inverse=True)
+    any_of = np.zeros((len(first), outcome.shape[1]), bool)
+    np.logical_or.at(any_of, place, outcome)
+    in_order = np.argsort(first)
+    kept, any_of = first[in_order], any_of[in_order]
     user, item, kind, time, session = (a[kept] for a in (user, item, kind, time, session))
 
     offsets = np.searchsorted(user, np.arange(len(user_ids) + 1)).astype(np.int64)
     first_session = session[np.minimum(offsets[:-1], len(session) - 1)]
     return Events(
         types=types,
+        outcomes=outcomes,
         offsets=offsets,
         item=item.astype(np.int32),
         time=time,
         type=kind,
         session=(session - first_session[user]).astype(np.int32),
+        outcome=any_of,
     )
+
+
+def _outcomes(shop: Shop) -> tuple[list[str], NDArray[np.bool_]]:
+    """Names of the outcomes, and [events, L] of the events as the file has them."""
+    if shop.outcomes is None:
+        return [], np.empty((shop.events.height, 0), bool)
+    key = ["user_id", "item_id", "time"]
+    names = [name for name in shop.outcomes.columns if name not in key]
+    found = shop.events.join(shop.outcomes, key, "left", maintain_order="left").select(names)
+    return names, found.fill_null(False).to_numpy()
 
 
 def users(shop: Shop) -> pl.DataFrame:

@@ -11,10 +11,12 @@ lie in the wheel. What must not be taken at face value, and what happens to it h
 - The department FUEL and the category COUPON/MISC ITEMS (gasoline again, gift cards, vouchers) are
   no groceries: dropped.
 - Quantities reach 89,638 (fuel): clipped; only the price is computed from them.
-- `retail_disc`, `coupon_disc` and `coupon_match_disc` are known after the purchase only: no file
-  holds them. The shelf price, which adds them back, is a median over the year for filters only.
+- `retail_disc`, `coupon_disc` and `coupon_match_disc` are known after the purchase only: no file of
+  inputs holds them. The shelf price, which adds them back, is a median over the year for filters
+  only. Whether a coupon was redeemed is an outcome, for a ranker to learn.
 - Promotions are known before: a week's shares enter the calendar. 12,785 keys (product, store,
-  week) stand twice or more; they are united by OR.
+  week) stand twice or more; they are united by OR. That a product was bought where and while it
+  was promoted is an outcome too: in which store a household will shop is not known before.
 """
 
 from __future__ import annotations
@@ -43,14 +45,20 @@ _WEEKS_AT_ONCE = 6  # 2.5 M promotion rows: bounds the memory of their aggregati
 
 
 def write_complete_journey(out: Path) -> Path:
-    """Writes events, items, users, calendar (Parquet) and shop.json to `out`, and returns it."""
+    """Writes the tables (Parquet) and shop.json to `out`, and returns it."""
     out.mkdir(parents=True, exist_ok=True)
     purchases = read_purchases()
+    outcomes = ("promotion", "coupon")
     tables = {
         "events": purchases.select("user_id", "item_id", "time", event_type=pl.lit("purchase")),
         "items": items_table(purchases),
         "users": users_table(),
         "calendar": calendar_table(),
+        "outcomes": with_promotion(purchases)
+        .group_by("user_id", "item_id", "time")
+        .agg(pl.col(outcomes).any())
+        .filter(pl.any_horizontal(outcomes))
+        .sort("user_id", "time", "item_id"),
     }
     for name, table in tables.items():
         # Whole chunks: else the bytes of a file depend on how threads shared the work.
@@ -64,7 +72,8 @@ def read_purchases(
     dropped_departments: tuple[str, ...] = DROPPED_DEPARTMENTS,
     dropped_categories: tuple[str, ...] = DROPPED_CATEGORIES,
 ) -> pl.DataFrame:
-    """Purchases after the drops: user_id, item_id, time (unix seconds), unit_price (dollars)."""
+    """Purchases after the drops: user_id, item_id, time (unix seconds), unit_price (dollars),
+    store_id, week, coupon (whether one was redeemed)."""
     refused = pl.col("department").is_in(dropped_departments) | pl.col("product_category").is_in(
         dropped_categories
     )
@@ -78,6 +87,9 @@ def read_purchases(
             item_id="product_id",
             time=pl.col("transaction_timestamp").dt.epoch("s"),
             unit_price=pl.when(paid > 0).then(paid / pl.col("quantity").clip(1, QUANTITY_MAX)),
+            store_id="store_id",
+            week="week",
+            coupon=pl.col("coupon_disc") > 0,
         )
         .sort("user_id", "time", "item_id")
         .collect()
@@ -137,11 +149,30 @@ def calendar_table() -> pl.DataFrame:
     )
 
 
+def with_promotion(purchases: pl.DataFrame) -> pl.DataFrame:
+    """The purchases with `promotion`: the product was on display or in the mailer of that store
+    in that week."""
+    key = ["week", "item_id", "store_id"]
+    pieces = []
+    for weeks in _weeks():
+        promoted = (
+            _table("promotions")
+            .filter(
+                weeks & ((pl.col("display_location") != "0") | (pl.col("mailer_location") != "0"))
+            )
+            .rename({"product_id": "item_id"})
+            .select(key)
+        )
+        bought = purchases.filter(weeks)
+        found = bought.select(key).unique().lazy().join(promoted, key, "semi").collect()
+        pieces.append(bought.join(found.with_columns(promotion=True), key, "left"))
+    return pl.concat(pieces).with_columns(pl.col("promotion").fill_null(False))
+
+
 def promotion_shares() -> pl.DataFrame:
     """week, in_display, in_mailer: shares of the week's promoted (product, store) pairs."""
     pieces = []
-    for first in range(1, 54, _WEEKS_AT_ONCE):
-        weeks = pl.col("week").is_between(first, first + _WEEKS_AT_ONCE - 1)
+    for weeks in _weeks():
         pieces.append(
             _table("promotions")
             .filter(weeks)
@@ -155,6 +186,14 @@ def promotion_shares() -> pl.DataFrame:
             .collect()
         )
     return pl.concat(pieces).sort("week")
+
+
+def _weeks() -> list[pl.Expr]:
+    """Conditions that together hold for every week, each for few enough to fit in memory."""
+    return [
+        pl.col("week").is_between(first, first + _WEEKS_AT_ONCE - 1)
+        for first in range(1, 54, _WEEKS_AT_ONCE)
+    ]
 
 
 def _running_campaigns(days: pl.DataFrame) -> pl.DataFrame:

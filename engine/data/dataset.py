@@ -35,6 +35,7 @@ class DatasetMeta(BaseModel):
     """Names and scales of what the arrays hold.
 
     Attributes:
+        outcomes: what may come of an event, known only afterwards.
         user_categorical: feature -> its values; the value at place i has code i + 1, 0 is unknown.
         first_day: day (days since 1970-01-01, local) of the first row of `signals`.
         fingerprint: sha256 of the source files and of the settings of the preparation.
@@ -46,6 +47,7 @@ class DatasetMeta(BaseModel):
     timezone: str
     has_time: bool
     event_types: list[str]
+    outcomes: list[str]
     tags: list[str]
     subclasses: list[str]
     user_categorical: dict[str, list[str]]
@@ -76,6 +78,7 @@ class Dataset:
         user_categorical: [U, C] int32. user_numeric: [U, M] float32 standardised, NaN unknown.
         event_offsets: [U + 1] int64. event_item, event_type, event_session: [E] int32.
         event_time: [E] int64 unix seconds.
+        event_outcome: [E, L] bool, by `meta.outcomes`: labels of a ranker, never an input.
         signals: [days, S] float32 standardised, one row a local day from `meta.first_day`.
         impression_user: [P] int32. impression_time: [P] int64. impression_offsets: [P + 1] int64.
         impression_item: [R] int32. impression_clicked: [R] bool; one entry for each item shown.
@@ -98,6 +101,7 @@ class Dataset:
     event_time: NDArray[np.int64]
     event_type: NDArray[np.int32]
     event_session: NDArray[np.int32]
+    event_outcome: NDArray[np.bool_]
     signals: NDArray[np.float32]
     impression_user: NDArray[np.int32]
     impression_time: NDArray[np.int64]

@@ -16,7 +16,7 @@ from .shop import FILES, Shop
 from .tags import MIN_ITEMS, item_tags
 from .text import Embedder, check_vectors
 
-_VERSION = 1  # of what this module makes from the same files and settings
+_VERSION = 2  # of what this module makes from the same files and settings
 
 
 def prepare(
@@ -67,6 +67,7 @@ def _build(
         timezone=shop.settings.timezone,
         has_time=shop.has_time,
         event_types=events.types,
+        outcomes=events.outcomes,
         tags=tags.names,
         subclasses=subclasses,
         user_categorical=categorical,
@@ -93,6 +94,7 @@ def _build(
         event_time=events.time,
         event_type=events.type,
         event_session=events.session,
+        event_outcome=events.outcome,
         signals=signal_rows,
         impression_user=pages.user,
         impression_time=pages.time,

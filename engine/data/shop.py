@@ -11,6 +11,8 @@ items.parquet          item_id (unique), text, name, subclass (strings), [availa
 [calendar.parquet]     date (one row a day, without gaps, over all days that have events); further
                        number columns are signals known beforehand
 [impressions.parquet]  page_id, user_id, time (or order), item_id, shown, clicked (bool)
+[outcomes.parquet]     user_id, item_id, time (or order) of an event; each further bool column is an
+                       outcome of it, known only afterwards: a label, never an input
 [shop.json]            name (default: the folder's), timezone (IANA, default UTC)
 
 A file in brackets may be missing, a column in brackets too. Where events have an order and no time,
@@ -34,8 +36,9 @@ from .clock import Clock
 from .schema import Column, Kind, checked, convert, is_text, read_parquet, refusal, refuse_where
 
 EVENTS, ITEMS, USERS = "events.parquet", "items.parquet", "users.parquet"
-CALENDAR, IMPRESSIONS, SETTINGS = "calendar.parquet", "impressions.parquet", "shop.json"
-FILES = (EVENTS, ITEMS, USERS, CALENDAR, IMPRESSIONS, SETTINGS)
+CALENDAR, IMPRESSIONS, OUTCOMES = "calendar.parquet", "impressions.parquet", "outcomes.parquet"
+SETTINGS = "shop.json"
+FILES = (EVENTS, ITEMS, USERS, CALENDAR, IMPRESSIONS, OUTCOMES, SETTINGS)
 DEFAULT_EVENT_TYPE = "purchase"
 _OPERATORS = ("and", "or", "not")
 
@@ -60,6 +63,7 @@ class Shop:
         users: user_id, then String (categorical) and Float64 (numeric) features.
         calendar: date ascending without gaps, then Float64 signals; None where there is none.
         impressions: page_id, user_id, time, item_id, clicked of the items shown; None likewise.
+        outcomes: user_id, item_id, time, each once, then Boolean outcomes; None likewise.
     """
 
     settings: ShopSettings
@@ -69,6 +73,7 @@ class Shop:
     users: pl.DataFrame
     calendar: pl.DataFrame | None
     impressions: pl.DataFrame | None
+    outcomes: pl.DataFrame | None
 
     @staticmethod
     def read(folder: Path) -> Shop:
@@ -82,13 +87,15 @@ class Shop:
             if not has_time:
                 raise DataError(f"{CALENDAR}: expected events with a time, got events with order")
             calendar = _read_calendar(folder, events, Clock(settings.timezone))
-        impressions = None
+        impressions = outcomes = None
         if (folder / IMPRESSIONS).exists():
             impressions = _read_impressions(folder, "time" if has_time else "order", items)
+        if (folder / OUTCOMES).exists():
+            outcomes = _read_outcomes(folder, "time" if has_time else "order", events)
         users = events.select("user_id").clear()
         if (folder / USERS).exists():
             users = _read_users(folder)
-        return Shop(settings, has_time, events, items, users, calendar, impressions)
+        return Shop(settings, has_time, events, items, users, calendar, impressions, outcomes)
 
 
 def _read_settings(folder: Path) -> ShopSettings:
@@ -237,6 +244,21 @@ def _read_impressions(folder: Path, clock: Kind, items: pl.DataFrame) -> pl.Data
     again = ~table.select(pl.struct("page_id", "item_id").is_first_distinct()).to_series()
     refuse_where(again, table["item_id"], IMPRESSIONS, "item_id", "an item once a page")
     return table.filter("shown").drop("shown")
+
+
+def _read_outcomes(folder: Path, clock: Kind, events: pl.DataFrame) -> pl.DataFrame:
+    frame = read_parquet(folder / OUTCOMES)
+    fixed = [Column("user_id", "id"), Column("item_id", "item"), Column(clock, clock)]
+    names = [name for name in frame.columns if name not in {column.name for column in fixed}]
+    if not names:
+        raise DataError(f"{OUTCOMES}: expected a bool column for each outcome, got none")
+    columns = checked(frame, [*fixed, *(Column(n, "bool") for n in names)], OUTCOMES, others=False)
+    table = pl.DataFrame(list(columns.values())).rename({clock: "time"})
+    event = ["user_id", "item_id", "time"]
+    there = events.select(*event, there=True).unique()
+    found = table.join(there, event, "left", maintain_order="left")["there"]
+    refuse_where(found.is_null(), table["time"], OUTCOMES, clock, f"an event of {EVENTS}")
+    return table.group_by(event).agg(pl.col(names).any())
 
 
 def _refuse_unknown_items(table: pl.DataFrame, items: pl.DataFrame, file: str) -> None:

@@ -1,7 +1,7 @@
 """The traps of Complete Journey, on the real data."""
 
 import json
-from datetime import date
+from datetime import UTC, date
 from importlib import resources
 from pathlib import Path
 
@@ -180,7 +180,40 @@ def test_nothing_known_after_the_purchase_is_an_input(shop: Path) -> None:
             "date", "campaigns_a", "campaigns_b", "campaigns_c", "holiday", "in_display",
             "in_mailer",
         ],
+        "outcomes.parquet": ["user_id", "item_id", "time", "promotion", "coupon"],
     }  # fmt: skip
+
+
+def test_outcomes_are_what_was_promoted_there_and_bought_with_a_coupon(
+    shop: Path, dataset: Dataset
+) -> None:
+    outcomes = pl.read_parquet(shop / "outcomes.parquet")
+    # By hand for one household: its purchases beside the promotions of their store and week.
+    user = outcomes["user_id"].value_counts(sort=True)["user_id"][0]
+    bought = raw("transactions").filter(pl.col("household_id") == int(user)).collect()
+    stores = bought["store_id"].unique().implode()
+    promoted = set(
+        raw("promotions")
+        .filter(pl.col("store_id").is_in(stores))
+        .select("product_id", "store_id", "week")
+        .collect()
+        .iter_rows()
+    )
+    expected = {}
+    columns = ("product_id", "store_id", "week", "transaction_timestamp", "coupon_disc")
+    for product, store, week, moment, coupon in bought.select(columns).iter_rows():
+        came = ((product, store, week) in promoted, coupon > 0)
+        key = product, int(moment.replace(tzinfo=UTC).timestamp())
+        before = expected.get(key, (False, False))
+        expected[key] = before[0] or came[0], before[1] or came[1]
+    found = {
+        (item, time): (promotion, coupon)
+        for _, item, time, promotion, coupon in outcomes.filter(user_id=user).iter_rows()
+    }
+    known = set(pl.read_parquet(shop / "items.parquet")["item_id"])
+    assert found == {k: v for k, v in expected.items() if any(v) and k[0] in known}
+    assert dataset.meta.outcomes == ["promotion", "coupon"]
+    assert dataset.event_outcome.mean(axis=0) == pytest.approx([0.225, 0.015], abs=0.005)
 
 
 def test_prices_are_shelf_prices_of_one_unit(items: pl.DataFrame) -> None:

@@ -220,3 +220,21 @@ def test_a_folder_with_other_files_is_left_alone(tmp_path: Path) -> None:
     source = write_shop(tmp_path / "s", days=30)
     with pytest.raises(DataError, match=r"expected a new folder or a dataset's, got \['calendar"):
         prepare(source, source, embedder=HashedWords())
+
+
+def test_what_came_of_any_row_came_of_the_event(tmp_path: Path) -> None:
+    noon = MIDNIGHT + 12 * 3600
+    events = [("u", 10, noon), ("u", 10, noon + 60), ("u", 0, noon), ("v", 10, noon)]
+    source = shop(tmp_path / "shop", events)
+    pl.DataFrame(
+        [("u", 10, noon + 60, True, False), ("u", 10, noon, False, True),
+         ("v", 10, noon, False, True)],
+        schema=["user_id", "item_id", "time", "coupon", "gift"], orient="row",
+    ).write_parquet(source / "outcomes.parquet")  # fmt: skip
+    dataset = prepare(source, tmp_path / "out", embedder=HashedWords())
+    assert dataset.meta.outcomes == ["coupon", "gift"]
+    user = np.repeat(np.arange(2), np.diff(dataset.event_offsets))
+    rows = zip(user, dataset.item_ids[dataset.event_item], dataset.event_outcome, strict=True)
+    assert {(int(u), int(item)): tuple(came.tolist()) for u, item, came in rows} == {
+        (0, 10): (True, True), (0, 0): (False, False), (1, 10): (False, True),
+    }  # fmt: skip

@@ -18,7 +18,12 @@ Change = Callable[[pl.DataFrame], pl.DataFrame]
 @pytest.fixture(scope="session")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_shop(
-        tmp_path_factory.mktemp("schema") / "shop", users=6, items=20, days=20, impressions=True
+        tmp_path_factory.mktemp("schema") / "shop",
+        users=6,
+        items=20,
+        days=20,
+        impressions=True,
+        outcomes=True,
     )
 
 
@@ -47,8 +52,8 @@ def put(column: str, row: int, value: object) -> Change:
     return how
 
 
-def drop(column: str) -> Change:
-    return lambda frame: frame.drop(column)
+def drop(*columns: str) -> Change:
+    return lambda frame: frame.drop(columns)
 
 
 def add(**columns: object) -> Change:
@@ -108,6 +113,11 @@ BROKEN: list[tuple[str, Change, str]] = [
     ("calendar", put("date", 5, date(2024, 1, 1)), "calendar.parquet row 5 column date: expected a value only once"),
     ("calendar", lambda f: pl.concat([f[:5], f[6:]]), "calendar.parquet column date: expected every day, got no row for 2024-01-06"),
     ("calendar", lambda f: f[:10], "calendar.parquet column date: expected a row for every day with events, got none for 2024-01-"),
+    ("outcomes", drop("time"), "outcomes.parquet column time: expected unix seconds as an integer, or a timestamp, got no such"),
+    ("outcomes", drop("promoted", "coupon"), "outcomes.parquet: expected a bool column for each outcome, got none"),
+    ("outcomes", add(spent=1.5), "outcomes.parquet column spent: expected a bool, got Float64"),
+    ("outcomes", put("coupon", 2, None), "outcomes.parquet row 2 column coupon: expected a bool, got None"),
+    ("outcomes", put("item_id", 4, 5), "outcomes.parquet row 4 column time: expected an event of events.parquet, got "),
     ("impressions", drop("shown"), "impressions.parquet column shown: expected a bool, got no such"),
     ("impressions", cast("shown", pl.Int8), "impressions.parquet column shown: expected a bool, got Int8"),
     ("impressions", add(place=1), "impressions.parquet column place: expected only page_id, user_id"),
@@ -170,14 +180,20 @@ def test_a_calendar_needs_times(shop: Path) -> None:
 
 
 def test_optional_files_and_columns_have_defaults(shop: Path) -> None:
-    for name in ("users.parquet", "calendar.parquet", "impressions.parquet", "shop.json"):
+    for name in (
+        "users.parquet",
+        "calendar.parquet",
+        "impressions.parquet",
+        "outcomes.parquet",
+        "shop.json",
+    ):
         (shop / name).unlink()
     change(shop, "items", drop("available_from"))
     read = Shop.read(shop)
     assert (read.settings.name, read.settings.timezone) == ("shop", "UTC")
     assert read.events["event_type"].unique().to_list() == ["purchase"]
     assert read.users.columns == ["user_id"]
-    assert (read.calendar, read.impressions) == (None, None)
+    assert (read.calendar, read.impressions, read.outcomes) == (None, None, None)
 
 
 @pytest.mark.parametrize("unit", ["ms", "us", "ns"])
@@ -203,7 +219,7 @@ def test_other_integer_types_and_categories_are_taken(shop: Path) -> None:
 
 
 def test_integer_user_ids_become_strings(shop: Path) -> None:
-    for name in ("events", "users", "impressions"):
+    for name in ("events", "users", "impressions", "outcomes"):
         change(shop, name, lambda f: f.with_columns(pl.col("user_id").str.slice(5).cast(pl.Int16)))
     assert Shop.read(shop).events["user_id"].unique().sort().to_list() == list("012345")
     assert set(Shop.read(shop).users["user_id"]) <= set("012345")
