@@ -20,6 +20,7 @@ from kernels.plugin import PTX_VERSIONS, ContractError
 from kernels.score_topk import score_topk
 from kernels.score_topk.launch import MAX_K
 from kernels.token_assembly import Tags, pack_tags, tag_sums, token_assembly, unfolded_rows
+from kernels.token_gate import token_gate
 
 __all__ = [
     "MAX_K",
@@ -36,6 +37,7 @@ __all__ = [
     "tag_sums",
     "three",
     "token_assembly",
+    "token_gate",
     "unfolded_rows",
 ]
 

@@ -1,0 +1,37 @@
+"""Specification of the token gate, in plain torch."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def token_gate(
+    hidden: Tensor, keys: Tensor, values: Tensor, ids: Tensor, scale: Tensor, eps: float = 1e-6
+) -> Tensor:
+    """Equals h + σ((RMSNorm(h) * scale)·RMSNorm(keys[j]) / √D) values[j], j = ids[t], h if j < 0.
+
+    The dual-token gate of SARM, with the product of both norms' weights as the one scale. Computed
+    in fp32 at least, and rounded once. A NaN in a key or a value reaches the tokens of its id
+    alone; a token without an id is its own bits, and its gradient reaches nothing else.
+
+    Args:
+        hidden: [T, D] base tokens.
+        keys, values: [V, D] W_K e' and W_V e' of every domain token, V at least 1.
+        ids: [T] int domain token of each base token, below 0 for none.
+        scale: [D].
+        eps: of both norms, added to the mean square.
+    Returns:
+        [T, D], dtype of `hidden`.
+    """
+    wide = torch.promote_types(hidden.dtype, torch.float32)
+    shape = hidden.shape[-1:]
+    gated, row = (ids >= 0)[:, None], ids.clamp(min=0)
+    # A token without an id goes through as 0: multiplied away, a NaN of row 0 would stay.
+    h = hidden.to(wide).masked_fill(~gated, 0)
+    # Few keys and many tokens: the keys' side takes the norm and the scale before it is gathered.
+    scaled = F.rms_norm(keys.to(wide), shape, eps=eps) * scale
+    k = F.embedding(row, scaled).masked_fill(~gated, 0)
+    v = F.embedding(row, values.to(wide)).masked_fill(~gated, 0)
+    agreement = (F.rms_norm(h, shape, eps=eps) * k).sum(dim=-1, keepdim=True)
+    out = h + torch.sigmoid(agreement * shape[0] ** -0.5) * v
+    return torch.where(gated, out.to(hidden.dtype), hidden)
