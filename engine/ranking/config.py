@@ -61,6 +61,31 @@ class SimulationConfig(_Frozen):
     uneven: float = Field(default=0.7, ge=0, description="deviation over users of that log error")
 
 
+class LiveConfig(_Frozen):
+    """A live platform by KuaiLive's ratios, scaled down in users, streamers and days."""
+
+    users: int = Field(default=550, ge=2)
+    streamers: int = Field(default=1500, ge=2)
+    days: int = Field(default=10, ge=2)
+    start_s: int = Field(default=1_746_403_200, ge=86_400, description="UTC midnight")
+    clicks_per_user_day: float = Field(default=9.83, gt=0)
+    rooms_per_streamer_day: float = Field(default=1.22, gt=0)
+    click_rate: float = Field(default=0.35, gt=0, lt=1, description="of what is shown; assumed")
+    watch_rate: float = Field(default=0.4, gt=0, lt=1, description="of clicks; assumed")
+    comment_rate: float = Field(default=0.040, gt=0, lt=1, description="of clicks, as the next two")
+    like_rate: float = Field(default=0.037, gt=0, lt=1)
+    gift_rate: float = Field(default=0.015, gt=0, lt=1)
+    watch_s: int = Field(default=60, ge=1, le=600, description="an effective watch, at least")
+    session_length: float = Field(default=9.0, ge=1, description="mean impressions asked for")
+    candidates: int = Field(default=8, ge=1, description="rooms on air that one is shown of")
+    personalisation: float = Field(default=0.8, ge=0, description="of what is shown, in logits")
+    tail: float = Field(default=1.0, ge=0, description="log popularity's deviation over streamers")
+    new_streamers: float = Field(default=0.2, ge=0, le=1, description="share that debut meanwhile")
+    drift: float = Field(default=0.3, ge=0, le=1, description="of streams change their content")
+    told: float = Field(default=0.7, ge=0, le=1, description="of content's variance, by the text")
+    affinity: float = Field(default=0.8, ge=0, description="scale of user times content")
+
+
 class StudyConfig(_Frozen):
     """A comparison of losses, each at every skew and seed; c and τ at the first skew."""
 
