@@ -3,12 +3,15 @@
 import torch
 from torch import Tensor
 
-from kernels.backend import Backend, Choice, choose
+from kernels.backend import Backend, Choice, choose, interpreting
 from kernels.checks import check_dtype, check_shape
 
 from . import reference
+from .launch import MAX_DIMENSION
+from .ops import gate
 
 OP = "token_gate"
+KERNEL_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 
 def token_gate(
@@ -21,13 +24,13 @@ def token_gate(
     *,
     backend: Backend = "auto",
 ) -> Tensor:
-    """Equals h + σ((RMSNorm(h) * scale)·RMSNorm(keys[j]) / √D) values[j], j = ids[t], h if j < 0.
+    """Equals h + σ((RMSNorm(h) * scale)·RMSNorm(keys[j]) / √D) values[j], j = ids[t]; h if j = -1.
 
     Args:
         hidden: [T, D] fp16/bf16/fp32 base tokens.
         keys, values: [V, D] fp16/bf16/fp32, V at least 1; their dtypes may differ from `hidden`'s.
-        ids: [T] int32, below V, and below 0 for a token without a domain token. The upper end is
-            not checked: that would wait for the device.
+        ids: [T] int32 domain token of each base token, -1 for none. That they are below V is not
+            checked: that would wait for the device.
         scale: [D] fp32, the product of both norms' weights.
         eps: of both norms, added to the mean square; above 0.
         backend: "auto" is the kernels on CUDA and the reference elsewhere; see `explain`.
@@ -36,10 +39,15 @@ def token_gate(
     Raises:
         ValueError, TypeError: an argument outside the above; names it.
         BackendUnavailable: "triton" was asked for and cannot run these arguments.
+    Exactness: fp32 sums, one rounding; no atomics, so the same bits every time. A token, and the
+        gradient of a row of the tables, do not change with what else is in the batch.
+        Differentiable in hidden, keys, values and scale.
     """
     _check(hidden, keys, values, ids, scale, eps)
-    explain(hidden, keys, values, scale, backend=backend)
-    return reference.token_gate(hidden, keys, values, ids, scale, eps)
+    if explain(hidden, keys, values, scale, backend=backend).backend == "reference":
+        return reference.token_gate(hidden, keys, values, ids, scale, eps)
+    gated: Tensor = gate(hidden, keys, values, ids, scale, eps)
+    return gated
 
 
 def explain(
@@ -50,7 +58,17 @@ def explain(
     Raises:
         BackendUnavailable, ValueError: as `kernels.backend.choose`.
     """
-    return choose(OP, backend, hidden.device, "its kernels are not there")
+    unsupported = None
+    dtypes = [x.dtype for x in (hidden, keys, values)]
+    if others := [dtype for dtype in dtypes if dtype not in KERNEL_DTYPES]:
+        unsupported = f"the kernels take fp16, bf16 and fp32, got {others[0]}"
+    elif scale.dtype != torch.float32:
+        unsupported = f"the kernels take the scale in fp32, not {scale.dtype}"
+    elif hidden.shape[1] > MAX_DIMENSION:
+        unsupported = f"the kernels take up to {MAX_DIMENSION} columns, got {hidden.shape[1]}"
+    elif torch.bfloat16 in dtypes and hidden.device.type == "cpu" and interpreting():
+        unsupported = "Triton's interpreter computes bf16 wrongly"
+    return choose(OP, backend, hidden.device, unsupported)
 
 
 def _check(

@@ -8,7 +8,7 @@ from torch import Tensor
 def token_gate(
     hidden: Tensor, keys: Tensor, values: Tensor, ids: Tensor, scale: Tensor, eps: float = 1e-6
 ) -> Tensor:
-    """Equals h + σ((RMSNorm(h) * scale)·RMSNorm(keys[j]) / √D) values[j], j = ids[t], h if j < 0.
+    """Equals h + σ((RMSNorm(h) * scale)·RMSNorm(keys[j]) / √D) values[j], j = ids[t]; h if j = -1.
 
     The dual-token gate of SARM, with the product of both norms' weights as the one scale. Computed
     in fp32 at least, and rounded once. A NaN in a key or a value reaches the tokens of its id
@@ -17,7 +17,7 @@ def token_gate(
     Args:
         hidden: [T, D] base tokens.
         keys, values: [V, D] W_K e' and W_V e' of every domain token, V at least 1.
-        ids: [T] int domain token of each base token, below 0 for none.
+        ids: [T] int domain token of each base token, -1 for none.
         scale: [D].
         eps: of both norms, added to the mean square.
     Returns:
