@@ -1,0 +1,70 @@
+"""Configuration of the recall, coarse and fine rankers: frozen, validated, unknown keys refused."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from engine.ranking.features import FeatureConfig
+
+ExpertsName = Literal["shared_bottom", "mmoe", "cgc", "ple"]
+GradientsName = Literal["sum", "gradnorm", "pcgrad"]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ExpertsConfig(_Frozen):
+    """What tasks share. A shared bottom is one expert without gates, MMoE has no task's own, CGC is
+    one level of both, PLE `levels` of them."""
+
+    kind: ExpertsName = "cgc"
+    shared: int = Field(default=2, ge=1, description="experts that all tasks read")
+    specific: int = Field(default=1, ge=1, description="experts of each task alone, of CGC and PLE")
+    levels: int = Field(default=2, ge=2, description="of PLE")
+    hidden: int = Field(default=64, ge=1, description="an expert's first layer")
+    width: int = Field(default=32, ge=1, description="an expert's second layer")
+
+
+class RankerConfig(_Frozen):
+    """Shape of the fine ranker."""
+
+    interaction: Literal["none", "fm", "kfm"] = "kfm"
+    crosses: Literal["pairs", "sum"] = Field(
+        default="pairs", description="each pair's cross is an input, or their sum is one"
+    )
+    experts: ExpertsConfig = ExpertsConfig()
+    tower: int = Field(default=16, ge=1, description="hidden layer of each task")
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="of what experts read, in training")
+    parents: dict[str, str] = Field(
+        default={}, description="objective to the one that it cannot happen without"
+    )
+
+
+class GradientsConfig(_Frozen):
+    """How the tasks' gradients become one. `alpha` and `lr` are GradNorm's."""
+
+    method: GradientsName = "sum"
+    alpha: float = Field(default=1.5, ge=0, description="how far slow tasks are pulled up")
+    lr: float = Field(default=0.025, gt=0, description="of the weights' own steps")
+
+
+class TrainConfig(_Frozen):
+    """The fine ranker on a log: what it reads, its shape, its optimiser."""
+
+    features: FeatureConfig = FeatureConfig()
+    dim: int = Field(default=16, ge=1, description="of a field, at most")
+    equal_fields: bool = Field(default=False, description="each field has `dim` dimensions")
+    ranker: RankerConfig = RankerConfig()
+    gradients: GradientsConfig = GradientsConfig()
+    epochs: int = Field(default=3, ge=1)
+    batch: int = Field(default=512, ge=1, description="impressions a step")
+    lr: float = Field(default=2e-3, gt=0)
+    weight_decay: float = Field(default=0.01, ge=0)
+    seed: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _check(self) -> "TrainConfig":
+        if self.ranker.interaction == "fm" and not self.equal_fields:
+            raise ValueError("interaction fm: expected equal_fields, got fields of any length")
+        return self
