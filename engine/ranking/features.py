@@ -16,7 +16,8 @@ from .auc import F64
 from .data.impressions import Impressions
 
 IDS = ("user_id", "item_id")
-_ID, _OF_USER = "_id", ("user_", "past_user_")
+OF_USER = ("user_", "past_user_")
+_ID = "_id"
 
 
 class FeatureConfig(BaseModel):
@@ -142,34 +143,51 @@ def fit(log: Impressions, config: FeatureConfig | None = None) -> Features:
 class FieldEmbedding(nn.Module):
     """Inputs as a list of fields [..., d_f]: one a category, the user's numbers, other numbers.
 
-    A category of V values has min(dim, V) dimensions and numbers keep theirs; with `equal` every
-    field has `dim`, as FM needs: numbers then pass a linear layer.
+    A category of V values has min(dim, V) dimensions and numbers keep theirs. Categories of at most
+    `join` values share a field, the user's one and the others' one. With `equal` every field has
+    `dim` dimensions, as FM needs: numbers and shared fields then pass a linear layer.
     """
 
-    def __init__(self, features: Features, dim: int, *, equal: bool = False) -> None:
+    def __init__(self, features: Features, dim: int, *, join: int = 0, equal: bool = False) -> None:
         """Raises ValueError for a dim below 1."""
         super().__init__()
         if dim < 1:
             raise ValueError(f"FieldEmbedding: dim: expected at least 1, got {dim}")
-        widths = [dim if equal else min(dim, size) for size in features.sizes]
+        sizes = dict(enumerate(features.sizes))
+        small = [c for c, size in sizes.items() if size <= join]
+        self.alone = [c for c in sizes if c not in small]
+        self.together = _by_side(features.categories, small)
+        self.parts = _by_side(features.columns, range(len(features.columns)))
+        widths = [dim if equal and c in self.alone else min(dim, size) for c, size in sizes.items()]
         self.tables = nn.ModuleList(
             nn.Embedding(size, width) for size, width in zip(features.sizes, widths, strict=True)
         )
         for table in self.tables:
             nn.init.normal_(table.weight, std=dim**-0.5)  # type: ignore[arg-type]
-        users = [name.startswith(_OF_USER) for name in features.columns]
-        parts = [[k for k, of in enumerate(users) if of is side] for side in (True, False)]
-        self.parts = [part for part in parts if part]
+        lengths = [sum(widths[c] for c in part) for part in self.together]
+        lengths += [len(part) for part in self.parts]
         self.read = nn.ModuleList(
-            nn.Linear(len(part), dim) if equal else nn.Identity() for part in self.parts
+            nn.Linear(length, dim) if equal else nn.Identity() for length in lengths
         )
-        self.dims = (*widths, *(dim if equal else len(part) for part in self.parts))
+        self.dims = (
+            *(widths[c] for c in self.alone),
+            *(dim if equal else length for length in lengths),
+        )
 
     def forward(self, numbers: Tensor, categories: Tensor) -> list[Tensor]:
         """Fields [..., d_f] of numbers [..., F] and categories [..., C]."""
         embedded = [table(categories[..., c]) for c, table in enumerate(self.tables)]
-        given = zip(self.parts, self.read, strict=True)
-        return embedded + [read(numbers[..., part]) for part, read in given]
+        shared = [torch.cat([embedded[c] for c in part], -1) for part in self.together]
+        shared += [numbers[..., part] for part in self.parts]
+        return [embedded[c] for c in self.alone] + [
+            read(x) for read, x in zip(self.read, shared, strict=True)
+        ]
+
+
+def _by_side(names: Sequence[str], places: Sequence[int]) -> list[list[int]]:
+    """Those places whose names are the user's, then the others; a side without any is left out."""
+    users = [k for k in places if names[k].startswith(OF_USER)]
+    return [side for side in (users, [k for k in places if k not in users]) if side]
 
 
 def concatenated(fields: Sequence[Tensor]) -> Tensor:

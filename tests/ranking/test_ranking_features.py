@@ -149,6 +149,25 @@ def test_fields_are_one_a_category_and_two_for_numbers(equal: bool) -> None:
         FieldEmbedding(features, 0)
 
 
+@pytest.mark.parametrize("equal", [False, True])
+def test_small_categories_of_a_side_share_a_field(equal: bool) -> None:
+    seen = log(
+        user_kind=["a", "b"] * 20, user_hue=["a", "b"] * 20, city=["a", "b"] * 20, size=[0.5] * 40
+    )
+    features = fit(seen)
+    assert features.sizes == (3, 8, 3, 3, 3)
+    embedding = FieldEmbedding(features, 4, join=3, equal=equal)
+    inputs = features.read(seen)
+    fields = embedding(*inputs)
+    assert embedding.dims == ((4,) * 4 if equal else (4, 9, 3, 1))  # item, users, others, size
+    assert [field.shape[1] for field in fields] == list(embedding.dims)
+    if not equal:
+        tables = [embedding.tables[c] for c in (0, 2, 3)]
+        codes = [inputs.categories[:, c] for c in (0, 2, 3)]
+        users = [table(code) for table, code in zip(tables, codes, strict=True)]
+        assert torch.equal(fields[1], torch.cat(users, 1))
+
+
 def test_fields_broadcast_where_they_are_joined() -> None:
     joined = concatenated([torch.ones(2, 1, 3), torch.zeros(2, 5, 2)])
     assert joined.shape == (2, 5, 5)

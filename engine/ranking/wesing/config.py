@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from engine.ranking.features import FeatureConfig
 
+Correction = Literal["none", "counted", "streaming"]
 ExpertsName = Literal["shared_bottom", "mmoe", "cgc", "ple"]
 GradientsName = Literal["sum", "gradnorm", "pcgrad"]
 
@@ -54,6 +55,7 @@ class TrainConfig(_Frozen):
 
     features: FeatureConfig = FeatureConfig()
     dim: int = Field(default=16, ge=1, description="of a field, at most")
+    join: int = Field(default=16, ge=0, description="values of categories that share a field")
     equal_fields: bool = Field(default=False, description="each field has `dim` dimensions")
     ranker: RankerConfig = RankerConfig()
     gradients: GradientsConfig = GradientsConfig()
@@ -67,4 +69,39 @@ class TrainConfig(_Frozen):
     def _check(self) -> "TrainConfig":
         if self.ranker.interaction == "fm" and not self.equal_fields:
             raise ValueError("interaction fm: expected equal_fields, got fields of any length")
+        return self
+
+
+class DssmConfig(_Frozen):
+    """Two towers, trained on the positives of one objective with each other as negatives."""
+
+    features: FeatureConfig = FeatureConfig()
+    context: tuple[str, ...] = Field(
+        default=(), description="columns of the request that the user's tower reads beside the user"
+    )
+    objective: str = "click"
+    correction: Correction = "streaming"
+    pace: float = Field(default=0.05, gt=0, le=1, description="of the streaming estimate's steps")
+    dim: int = Field(default=16, ge=1, description="of a field, at most")
+    hidden: int = Field(default=64, ge=1)
+    width: int = Field(default=32, ge=1, description="of the vectors")
+    gamma: float = Field(default=10.0, gt=0, description="inverse temperature of the cosines")
+    epochs: int = Field(default=4, ge=1)
+    batch: int = Field(default=512, ge=2, description="positives a step")
+    lr: float = Field(default=5e-3, gt=0)
+    weight_decay: float = Field(default=0.01, ge=0)
+    seed: int = Field(default=0, ge=0)
+
+
+class CoarseConfig(_Frozen):
+    """What a request keeps of the rooms recalled."""
+
+    keep: int = Field(default=200, ge=1, description="rooms, at most")
+    private: int = Field(default=20, ge=0, description="places of followed rooms, at least")
+    share: float = Field(default=0.5, gt=0, le=1, description="of `keep`, a category's at most")
+
+    @model_validator(mode="after")
+    def _check(self) -> "CoarseConfig":
+        if self.private > self.keep:
+            raise ValueError(f"private: expected at most keep {self.keep}, got {self.private}")
         return self

@@ -114,7 +114,7 @@ def train_ranker(log: Impressions, config: TrainConfig | None = None) -> Trained
     config = config or TrainConfig()
     torch.manual_seed(config.seed)
     features = fit(log, config.features)
-    embedding = FieldEmbedding(features, config.dim, equal=config.equal_fields)
+    embedding = FieldEmbedding(features, config.dim, join=config.join, equal=config.equal_fields)
     ranker = Ranker(config.ranker, embedding.dims, log.objectives)
     ranker.tree.check(log.labels)
     inputs, labels = features.read(log), features.labels(log)
