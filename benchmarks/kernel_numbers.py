@@ -21,6 +21,7 @@ TRACED = {
     "token_assembly": "folded padded fp16 B32 L200 D128 V305 S6",
     "attention": "pooled fp16 B32 L2 of 201 H2 d64",
     "score_topk": "fp16 B1 N100000 D128 k10",
+    "token_gate": "gate fp16 T12288 V1000 D64",
 }
 
 
@@ -151,6 +152,23 @@ def _softmax(torch: Any) -> Callable[..., Any]:
     return call
 
 
+def _gate(torch: Any) -> Callable[..., Any]:
+    from kernels.token_gate import token_gate
+
+    t, v, d = 67, 11, 40
+    real = _normal(torch)
+    hidden, keys, values = real(t, d), real(v, d), real(v, d)
+    ids = (torch.arange(t) % (v + 1) - 1).int()
+
+    def call(dtype: Any, backend: Any) -> Any:
+        # The scale stays fp32, as the operator takes it; fp64 is the truth's.
+        scale = torch.ones(d, dtype=torch.promote_types(dtype, torch.float32))
+        x, k, w = (each.to(dtype) for each in (hidden, keys, values))
+        return token_gate(x, k, w, ids, scale, backend=backend)
+
+    return call
+
+
 def _wrong_items(torch: Any) -> int:
     """Places where the kernel's items are not the reference's, on small whole numbers."""
     from kernels.score_topk import score_topk
@@ -175,6 +193,7 @@ OPERATORS: dict[str, Callable[[Any], Callable[..., Any]]] = {
     "token_assembly": _tokens,
     "attention": _attention,
     "candidate_softmax": _softmax,
+    "token_gate": _gate,
 }
 
 

@@ -74,6 +74,7 @@ CASES: dict[str, Opener] = {
     "pooled_attention": _timed("pooled_attention", partial(operators.attending, n_queries=2)),
     "candidate_softmax": _timed("candidate_softmax", operators.losses),
     "score_topk": _timed("score_topk", operators.best),
+    "token_gate": _timed("token_gate", operators.gated),
     "kernel_bytes": _exact("kernel_bytes", "bytes"),
     "kernel_resources": _exact("kernel_resources", "resources"),
     "kernel_results": _exact("kernel_results", "results"),

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.case import ENGINE
-from engine.ops import attention, candidate_softmax, score_topk, token_assembly
+from engine.ops import attention, candidate_softmax, score_topk, token_assembly, token_gate
 
 Way = Callable[[], Tensor]
 BATCH = {"cpu": 4, "cuda": 32}  # the paper's shapes, fewer users on a CPU
@@ -152,6 +152,29 @@ def best(device: str) -> Operator:
         {"queries": b, "items": n, "d": d, "k": k, "allowed": 0.2},
         _nbytes(queries, items, bias, mask) + b * k * 12,
         2 * b * n * d,
+    )
+
+
+def gated(device: str) -> Operator:
+    """The dual-token gate over texts of 48 tokens, nine in ten of them with a domain token."""
+    texts, length, small, d = 16 * BATCH[device], 48, 1000, 256
+    n = texts * length
+    generator = torch.Generator().manual_seed(1)
+    # The i-th domain token has a share of about i^(-2/3).
+    ids = (torch.rand(n, generator=generator) ** 3 * small).int()
+    ids[torch.rand(n, generator=generator) < 0.1] = -1
+    hidden, keys, values = (real(device, m, d, seed=i) for i, m in enumerate((n, small, small)))
+    arguments = (hidden, keys, values, ids.to(device), torch.ones(d, device=device))
+
+    def call(backend: str) -> Tensor:
+        return token_gate(*arguments, backend=backend)
+
+    return Operator(
+        backends(device, call),
+        partial(call, REFERENCE),
+        {"texts": texts, "length": length, "domain_tokens": small, "d": d},
+        _nbytes(*arguments, hidden),
+        0,
     )
 
 

@@ -24,14 +24,14 @@ def token_gate(
         [T, D], dtype of `hidden`.
     """
     wide = torch.promote_types(hidden.dtype, torch.float32)
-    shape = hidden.shape[-1:]
-    gated, row = (ids >= 0)[:, None], ids.clamp(min=0)
-    # A token without an id goes through as 0: multiplied away, a NaN of row 0 would stay.
-    h = hidden.to(wide).masked_fill(~gated, 0)
+    d, gated = hidden.shape[1], ids >= 0
+    # A row of zeros behind the last is what a token without an id takes: a NaN of row 0, taken and
+    # multiplied away, would stay.
+    row = ids.where(gated, len(keys))
     # Few keys and many tokens: the keys' side takes the norm and the scale before it is gathered.
-    scaled = F.rms_norm(keys.to(wide), shape, eps=eps) * scale
-    k = F.embedding(row, scaled).masked_fill(~gated, 0)
-    v = F.embedding(row, values.to(wide)).masked_fill(~gated, 0)
-    agreement = (F.rms_norm(h, shape, eps=eps) * k).sum(dim=-1, keepdim=True)
-    out = h + torch.sigmoid(agreement * shape[0] ** -0.5) * v
-    return torch.where(gated, out.to(hidden.dtype), hidden)
+    scaled = F.pad(F.rms_norm(keys.to(wide), (d,), eps=eps) * scale, (0, 0, 0, 1))
+    k, v = F.embedding(row, scaled), F.embedding(row, F.pad(values.to(wide), (0, 0, 0, 1)))
+    h = hidden.to(wide)
+    agreement = (F.rms_norm(h, (d,), eps=eps) * k).sum(dim=1, keepdim=True)
+    out = h + torch.sigmoid(agreement * d**-0.5) * v
+    return torch.where(gated[:, None], out.to(hidden.dtype), hidden)
