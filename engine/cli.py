@@ -236,21 +236,87 @@ def compile_(
 
 
 @app.command()
-def evaluate(data: _DATA, bundle: _BUNDLE, json_to: _JSON = None) -> None:
-    """Each user's first session in the 28 days after the bundle's cut, beside counting."""
+def evaluate(
+    data: Annotated[Path | None, typer.Option(help="folder of a prepared dataset")] = None,
+    bundle: Annotated[Path | None, typer.Option(help="folder of a bundle")] = None,
+    json_to: _JSON = None,
+    dataset: Annotated[
+        Literal["amazon"] | None, typer.Option(help="train and evaluate by a published protocol")
+    ] = None,
+    path: Annotated[
+        Path | None, typer.Option(help="its folder: <Name>.txt and <Name>.items.jsonl")
+    ] = None,
+    protocol: Annotated[
+        Literal["strict", "refit"],
+        typer.Option(help="of the dataset: the validation item is never trained on, or is too"),
+    ] = "strict",
+    without: Annotated[str, typer.Option(help="content left out: of text, tags")] = "",
+    config: Annotated[Path | None, typer.Option(help="TOML laid over the preset next-item")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="instead of the configuration's")] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads")] = None,
+    work: Annotated[Path, typer.Option(help="folder for what the dataset's run makes")] = Path(
+        "artifacts/amazon"
+    ),
+) -> None:
+    """Each user's first session in the 28 days after the bundle's cut, beside counting.
+
+    With --dataset and --path, a model is trained and evaluated on a public dataset instead.
+    """
+    if dataset is not None:
+        if path is None or data is not None or bundle is not None:
+            raise typer.BadParameter("--dataset: expected --path, and no --data or --bundle")
+        _evaluate_amazon(path, work, protocol, without, config, seed, threads, json_to)
+        return
+    if data is None or bundle is None or path is not None:
+        raise typer.BadParameter("expected --data and --bundle, or --dataset and --path")
     from .bundle import Bundle
     from .data.dataset import Dataset
     from .evaluation.evaluate import evaluate as evaluate_bundle
     from .evaluation.protocol import window_after
     from .evaluation.show import comparison_table, metrics_table
 
-    dataset, opened = Dataset.load(data), Bundle.open(bundle)
-    result = evaluate_bundle(opened, dataset, window_after(dataset, opened.manifest.cut))
+    loaded, opened = Dataset.load(data), Bundle.open(bundle)
+    result = evaluate_bundle(opened, loaded, window_after(loaded, opened.manifest.cut))
     console = Console()
     console.print(metrics_table(result.metrics))
     comparison = result.comparison()
     console.print(comparison_table(comparison))
     _write(json_to, {"metrics": result.metrics, "comparison": comparison})
+
+
+def _evaluate_amazon(
+    path: Path,
+    work: Path,
+    protocol: Literal["strict", "refit"],
+    without: str,
+    config: Path | None,
+    seed: int | None,
+    threads: int | None,
+    json_to: Path | None,
+) -> None:
+    """Trains and evaluates on a folder of Amazon reviews."""
+    import torch
+
+    from .config import load_config
+    from .data.text import MiniLmEmbedder
+    from .evaluation.amazon import PARTS, run, table
+
+    if threads:
+        torch.set_num_threads(threads)
+    parts = _listed("--without", without, {part: part for part in PARTS}) if without else []
+    result = run(
+        path,
+        work,
+        protocol,
+        load_config("next-item", config),
+        MiniLmEmbedder(),
+        without=tuple(parts),
+        seed=seed,
+        quiet=not sys.stderr.isatty(),
+    )
+    Console().print(table(result))
+    command = shlex.join(["stars", *sys.argv[1:]])
+    _write(json_to, {"command": command, **result.as_json()})
 
 
 @app.command()

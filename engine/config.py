@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from .errors import ConfigError
 
-Preset = Literal["small", "paper"]
+Preset = Literal["small", "paper", "next-item"]
 
 
 class _Frozen(BaseModel):
@@ -24,6 +24,7 @@ class ModelConfig(_Frozen):
     d_ff: int = Field(ge=1)
     d_serve: int = Field(ge=1)
     dropout: float = Field(0.1, ge=0, lt=1)
+    token_dropout: float = Field(0.0, ge=0, lt=1, description="of the tokens before any layer")
     window: int = Field(200, ge=1)
     hop: int = Field(50, ge=1)
     text_dim: int = Field(128, ge=1, description="principal components kept of the text embedding")
@@ -69,13 +70,19 @@ class TrainConfig(_Frozen):
     shared_positive: int = Field(1024, ge=0)
     subclass_negatives: int = Field(16, ge=0)
     page_negatives: int = Field(16, ge=0)
-    history_candidates: int = Field(256, ge=1)
+    history_candidates: int = Field(256, ge=0, description="0, without repeats alone: none listed")
     target_candidates: int = Field(64, ge=1)
     positions: int = Field(16, ge=1, description="session ends a window that carry the loss")
     repeat_types: tuple[str, ...] = ("purchase",)
     seed: int = Field(0, ge=0)
     precision: Literal["fp32", "bf16", "auto"] = "auto"
     checkpoint_steps: int = Field(200, ge=1)
+    average: float = Field(
+        0.0, ge=0, lt=1, description="decay of the mean over the steps' weights, which is kept"
+    )
+    length_batches: int = Field(
+        1, ge=1, description="batches of a shuffled epoch that share their windows out by length"
+    )
 
 
 class Config(_Frozen):
@@ -83,6 +90,14 @@ class Config(_Frozen):
 
     model: ModelConfig
     train: TrainConfig
+
+    @model_validator(mode="after")
+    def _check(self) -> "Config":
+        if self.model.repeats and not self.train.history_candidates:
+            raise ValueError(
+                "train.history_candidates: expected at least 1 with model.repeats, got 0"
+            )
+        return self
 
 
 _PRESETS: dict[str, dict[str, dict[str, Any]]] = {
@@ -101,6 +116,41 @@ _PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "attribute_dim": 128,
         },
         "train": {"epochs": 10.0, "batch_size": 1600},
+    },
+    # Short histories in an order, without times, and never the same item twice.
+    "next-item": {
+        "model": {
+            "layers": 1,
+            "d_model": 64,
+            "heads": 2,
+            "d_ff": 256,
+            "d_serve": 64,
+            "dropout": 0.5,
+            "token_dropout": 0.5,
+            "window": 50,
+            "hop": 10,
+            "day_bias": False,
+            "repeats": False,
+        },
+        "train": {
+            "epochs": 20.0,
+            "batch_size": 128,
+            "lr": 1e-3,
+            "clip": 5.0,
+            "delta_freeze": 0.0,
+            "delta_lr_scale": 1.0,
+            "lambda_neg": 0.0,
+            "lambda_aux": 0.0,
+            "lambda_gen": 0.0,
+            "gen_sessions": 1,
+            "shared_uniform": 4096,
+            "shared_positive": 4096,
+            "subclass_negatives": 0,
+            "history_candidates": 0,
+            "positions": 50,
+            "average": 0.998,
+            "length_batches": 16,
+        },
     },
 }
 
@@ -132,5 +182,6 @@ def load_config(preset: Preset = "small", file: Path | None = None) -> Config:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
         if first["type"] == "value_error":  # of `_check`, which names key and value itself
-            raise ConfigError(f"{where}: {key}.{first['ctx']['error']}") from error
+            name = ".".join(filter(None, (key, str(first["ctx"]["error"]))))
+            raise ConfigError(f"{where}: {name}") from error
         raise ConfigError(f"{where}: {key}: {first['msg']}, got {first['input']!r}") from error

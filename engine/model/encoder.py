@@ -108,10 +108,32 @@ class Encoder(nn.Module):
             cut = torch.cat([causal, ends + 1], dim=1)
             general = n_tokens + torch.arange(n_ends, device=tokens.device).expand_as(ends)
         rows = torch.cat([ends, general], dim=1)
-        for layer in self.layers[:-1]:
-            states = layer(states, n_tokens, cut, query_day, event_day)
-        states = self.norm(self.layers[-1](states, n_tokens, cut, query_day, event_day, rows))
+        states = self._layers(states, n_tokens, cut, query_day, event_day, rows)
         return states[:, :n_ends], states[:, n_ends:]
+
+    def last(self, tokens: Tensor, ends: Tensor, day: Tensor) -> Tensor:
+        """As the first result of `forward`, [B, R, D], without the cost of read-outs."""
+        if self.pooling == "cls":
+            return self.forward(tokens, tokens[:, :0], ends, day)[0]
+        n_tokens = tokens.shape[1]
+        event_day = torch.cat([day[:, :1], day], dim=1)
+        causal = torch.arange(1, n_tokens + 1, device=tokens.device).expand(tokens.shape[0], -1)
+        return self._layers(tokens, n_tokens, causal, event_day, event_day, ends)
+
+    def _layers(
+        self,
+        states: Tensor,
+        n_tokens: int,
+        cut: Tensor,
+        query_day: Tensor,
+        key_day: Tensor,
+        rows: Tensor,
+    ) -> Tensor:
+        """[B, R, D] normed states of `rows` behind the last layer; arguments as in `Layer`."""
+        for layer in self.layers[:-1]:
+            states = layer(states, n_tokens, cut, query_day, key_day)
+        last: Tensor = self.norm(self.layers[-1](states, n_tokens, cut, query_day, key_day, rows))
+        return last
 
 
 def _take(states: Tensor, rows: Tensor) -> Tensor:

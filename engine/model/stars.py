@@ -70,6 +70,7 @@ class Stars(nn.Module):
         self.position = nn.Parameter(torch.randn(config.window, d) * 0.02)
         self.signal = nn.Parameter(torch.zeros(data.n_signals, d))
         self.read_out = nn.Parameter(torch.randn(d) * 0.02)
+        self.token_dropout = nn.Dropout(config.token_dropout)
         self.encoder = Encoder(config)
         self.head_next = nn.Linear(d, config.d_serve)
         self.head_general = nn.Linear(d, config.d_serve)
@@ -90,8 +91,23 @@ class Stars(nn.Module):
             ends: [B, R] int64, events before each end.
             index: [B, L] int64, rows of the events, or None.
         """
+        tokens, read_outs = self._tokens(rows, events, ends, index)
+        read_outs = read_outs.view(*ends.shape, -1)
+        hidden: tuple[Tensor, Tensor] = self.encoder(tokens, read_outs, ends, events.day)
+        return hidden
+
+    def last(
+        self, rows: Tensor, events: Events, ends: Tensor, index: Tensor | None = None
+    ) -> Tensor:
+        """Encoder outputs [B, R, D] of the last item alone; arguments as in `hidden`."""
+        tokens, _ = self._tokens(rows, events, ends[:, :1], index)
+        return self.encoder.last(tokens, ends, events.day)
+
+    def _tokens(
+        self, rows: Tensor, events: Events, ends: Tensor, index: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Tokens [B, 1 + L, d_model], and the read-outs [B * R, d_model] of all ends."""
         user = self.user(events.user_categorical, events.user_numeric, events.user_known)
-        n_users, n_ends = ends.shape
         assembled = token_assembly(
             rows,
             index,
@@ -100,12 +116,10 @@ class Stars(nn.Module):
             events.signals,
             self.signal,
             self.read_out,
-            None if n_ends == 1 else _owners(ends),
+            None if ends.shape[1] == 1 else _owners(ends),
             ends.flatten(),
         )
-        read_outs = assembled.read_outs.view(n_users, n_ends, -1)
-        hidden: tuple[Tensor, Tensor] = self.encoder(assembled.tokens, read_outs, ends, events.day)
-        return hidden
+        return self.token_dropout(assembled.tokens), assembled.read_outs
 
     def _codes(self, events: Events) -> tuple[Tensor, Tensor]:
         """The small tables, one below the other, and the rows [B, L, 6] of each event."""

@@ -19,7 +19,7 @@ from .history import Past
 from .pages import page_negatives
 from .sampling import CandidateSampler, Drawn, Pairs
 
-_NONE = np.zeros(0, np.int64)
+_NONE, _NOTHING = np.zeros(0, np.int64), np.zeros(0, np.int32)
 
 
 @dataclass(frozen=True)
@@ -130,6 +130,9 @@ class Batches:
         windows = self._windows(rng)
         order = rng.permutation(len(windows))
         size = train.batch_size * self._world
+        if train.length_batches > 1:
+            lengths = np.array([w.stop - w.start for w in windows])
+            order = _by_length(order, lengths, size, train.length_batches, rng)
         for step in range(first_step, self.steps()):
             places = np.arange(step * size, (step + 1) * size) % len(windows)
             chosen = order[places][self._rank :: self._world]
@@ -182,11 +185,12 @@ class Batches:
         user = [w.user for w in windows for _ in w.ends]
         session = [int(s) for w in windows for s in w.target]
         request = self._request(user, session)
-        states = [self._state(u, s) for u, s in zip(user, session, strict=True)]
+        states = self._states(user, session)
         following, general = self._targets(user, session, rng)
         pages = Pairs.of([self._pages.get(key, _NONE) for key in zip(user, session, strict=True)])
-        drawn = self._sampler.draw([s.item for s in states], following, general, pages, rng)
-        features = repeat_features(states, past.statistics, request["time"])
+        bought = [state.item for state in states] or [_NOTHING] * len(user)
+        drawn = self._sampler.draw(bought, following, general, pages, rng)
+        features = repeat_features(states, past.statistics, request["time"][: len(states)])
 
         item, place = np.unique(
             np.concatenate([past.item[at][valid], drawn.item, drawn.shared]), return_inverse=True
@@ -244,23 +248,64 @@ class Batches:
         self, user: list[int], session: list[int], rng: np.random.Generator
     ) -> tuple[Pairs, Pairs]:
         """Distinct items of the next session, and of the following ones (for L_gen)."""
-        train = self._config.train
-        lists: tuple[list[NDArray[np.int64]], list[NDArray[np.int64]]] = ([], [])
-        for u, s in zip(user, session, strict=True):
-            begins, first = self._past.session_start[u], int(self._past.offsets[u])
-            for spanned, out in zip((1, train.gen_sessions), lists, strict=True):
-                stop = begins[min(s + spanned, len(begins) - 1)]
-                items = np.unique(self._past.item[first + begins[s] : first + stop])
-                if len(items) > train.target_candidates:
-                    items = rng.choice(items, train.target_candidates, replace=False)
-                out.append(items.astype(np.int64))
-        return Pairs.of(lists[0]), Pairs.of(lists[1])
+        most = self._config.train.target_candidates
+        spans = (1, self._config.train.gen_sessions)
+        following, general = (self._span(user, session, sessions) for sessions in spans)
+        counts = [np.bincount(p.position, minlength=len(user)) for p in (following, general)]
+        if max(int(count.max(initial=0)) for count in counts) <= most:
+            return following, general
+        both = [
+            np.split(p.item, np.cumsum(n)[:-1])
+            for p, n in zip((following, general), counts, strict=True)
+        ]
+        for place in range(len(user)):  # the draws of a position stand together
+            for lists in both:
+                if len(lists[place]) > most:
+                    lists[place] = rng.choice(lists[place], most, replace=False)
+        return Pairs.of(both[0]), Pairs.of(both[1])
+
+    def _span(self, user: list[int], session: list[int], sessions: int) -> Pairs:
+        """Distinct items of the `sessions` sessions that follow each position."""
+        past, n_items = self._past, len(self._past.dataset.item_ids)
+        begins = [past.session_start[u] for u in user]
+        start = np.array([b[s] for b, s in zip(begins, session, strict=True)])
+        last = [min(s + sessions, len(b) - 1) for b, s in zip(begins, session, strict=True)]
+        count = np.array([b[n] for b, n in zip(begins, last, strict=True)]) - start
+        position = np.repeat(np.arange(len(user)), count)
+        inside = np.arange(len(position)) - np.repeat(np.cumsum(count) - count, count)
+        item = past.item[np.repeat(past.offsets[user] + start, count) + inside]
+        key = np.unique(position * n_items + item)
+        return Pairs(key // n_items, key % n_items)
+
+    def _states(self, user: list[int], session: list[int]) -> list[RepeatState]:
+        """Repeat items before each session; none at all where no candidate comes of them."""
+        if not self._config.train.history_candidates:
+            return []
+        return [self._state(u, s) for u, s in zip(user, session, strict=True)]
 
     def _state(self, user: int, session: int) -> RepeatState:
         """Repeat items before `session`."""
         begin = int(self._past.session_start[user][session])
         last = int(self._past.time[self._past.offsets[user] + begin - 1]) if begin else 0
         return self._past.repeats[user].after(session - 1, last)
+
+
+def _by_length(
+    order: NDArray[np.int64],
+    lengths: NDArray[np.int64],
+    size: int,
+    together: int,
+    rng: np.random.Generator,
+) -> NDArray[np.int64]:
+    """The shuffled `order`, sorted by length within every `together` batches of `size`; the batches
+    are shuffled again, so that no step says how long its windows are."""
+    n_batches = len(order) // size
+    batches = order[: n_batches * size]
+    parts = [batches[i : i + together * size] for i in range(0, len(batches), together * size)]
+    ordered = [part[np.argsort(lengths[part], kind="stable")] for part in parts]
+    shuffled = np.concatenate([_NONE, *ordered]).reshape(n_batches, size)
+    whole: NDArray[np.int64] = np.append(rng.permutation(shuffled), order[n_batches * size :])
+    return whole
 
 
 def _gather_at(

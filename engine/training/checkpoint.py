@@ -1,5 +1,6 @@
 """Resumable checkpoints: weights and optimiser state in one safetensors file."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -22,13 +23,22 @@ class Progress:
 
 
 def save_checkpoint(
-    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress
+    folder: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    progress: Progress,
+    average: Mapping[str, Tensor] | None = None,
 ) -> None:
-    """Writes the state; a crash while writing leaves the checkpoint before it."""
+    """Writes the state; a crash while writing leaves the checkpoint before it.
+
+    Args:
+        average: the mean over the steps' weights so far, by name; None where none is kept.
+    """
     tensors = {f"model.{name}": value.contiguous() for name, value in model.state_dict().items()}
     for index, state in optimizer.state_dict()["state"].items():
         for name, value in state.items():
             tensors[f"optimizer.{index}.{name}"] = value.contiguous()
+    tensors |= {f"average.{name}": value for name, value in (average or {}).items()}
     # One file, so that tensors and step are always of the same moment.
     metadata = {name: str(value) for name, value in asdict(progress).items()}
     save_file(tensors, folder / f"{CHECKPOINT_FILE}.new", metadata=metadata)
@@ -36,10 +46,16 @@ def save_checkpoint(
 
 
 def load_checkpoint(
-    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, fingerprint: str
+    folder: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    fingerprint: str,
+    average: dict[str, Tensor] | None = None,
 ) -> Progress | None:
     """Restores a checkpoint of the same training, or returns None where there is none.
 
+    Args:
+        average: takes the mean over the steps' weights; None where none is kept.
     Raises:
         ConfigError: the checkpoint is damaged or belongs to another configuration or dataset.
     """
@@ -66,6 +82,8 @@ def load_checkpoint(
     optimizer.load_state_dict(
         {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
     )
+    if average is not None:
+        average.update(_part(tensors, "average."))
     return progress
 
 

@@ -25,6 +25,7 @@ from engine.model.stars import Stars
 from engine.repeats import FEATURES
 
 from . import checkpoint
+from .average import WeightAverage
 from .batches import Batches
 from .history import Past, past
 from .loss import Losses, Objective
@@ -77,7 +78,11 @@ def train(
     optimizer = _optimizer(model, config)
     total = max(round(config.train.epochs * batches.steps()), 1)
     fingerprint = run_fingerprint(dataset, cut, config, world, start, only_context)
-    progress = checkpoint.load_checkpoint(folder, model, optimizer, fingerprint)
+    average = WeightAverage(model, config.train.average) if config.train.average else None
+    means: dict[str, Tensor] = {}
+    progress = checkpoint.load_checkpoint(folder, model, optimizer, fingerprint, means)
+    if average is not None:
+        average.restore(means)
     first = progress.step if progress else 0
     if rank == 0:
         folder.mkdir(parents=True, exist_ok=True)
@@ -90,13 +95,18 @@ def train(
         task = bar.add_task("train", total=total, completed=first, loss=float("nan"))
         for step in range(first, total):
             losses = run.step(step)
+            if average is not None:
+                average.update(step)
             if rank == 0 and (step % _LOG_STEPS == 0 or step + 1 == total):
                 _log(folder, step, batches.steps(), run.lr(step), losses)
                 bar.update(task, loss=float(losses.total.detach()))
             bar.advance(task)
             if rank == 0 and (step + 1) % config.train.checkpoint_steps == 0:
                 state = checkpoint.Progress(step + 1, fingerprint)
-                checkpoint.save_checkpoint(folder, model, optimizer, state)
+                kept = average.values if average is not None else None
+                checkpoint.save_checkpoint(folder, model, optimizer, state, kept)
+    if average is not None:
+        average.apply()
     if rank == 0:
         save_weights(model, folder)
         checkpoint.delete_checkpoint(folder)
@@ -257,7 +267,9 @@ def _device(rank: int) -> torch.device:
 
 def _parallel(objective: nn.Module, config: Config) -> nn.Module:
     """The objective with gradients averaged over the processes; buffers are the same anyway."""
-    unused = config.model.pooling == "cls" or not config.model.repeats
+    model = config.model
+    losses = config.train.lambda_gen and config.train.lambda_aux
+    unused = model.pooling == "cls" or not (model.repeats and losses)
     return DistributedDataParallel(
         objective, broadcast_buffers=False, find_unused_parameters=unused
     )

@@ -11,6 +11,7 @@ from engine.model.stars import Stars
 from engine.ops import candidate_softmax
 
 from .batches import Batch
+from .shared_softmax import shared_softmax
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,8 @@ class Objective(nn.Module):
         super().__init__()
         self.model = model
         self._config = config
+        # Without histories a position lists its targets; it has no repeat term either.
+        self._few = config.history_candidates == 0 and config.lambda_neg == 0
         self.register_buffer("prior", -config.lambda_train * log_p, persistent=False)
 
     def forward(self, batch: Batch) -> Losses:
@@ -42,22 +45,28 @@ class Objective(nn.Module):
         model, config = self.model, self._config
         rows = model.items.rows(batch.item)  # [n, d_model]
         items = model.items.candidates(rows)  # [n, d_serve]
-        last, read_out = model.hidden(rows, batch.events, batch.ends, batch.sequence)
+        inputs = rows, batch.events, batch.ends, batch.sequence
+        if config.lambda_gen:
+            last, read_out = model.hidden(*inputs)
+            read_out = read_out.flatten(0, 1).index_select(0, batch.position)
+        else:
+            last, read_out = model.last(*inputs), None
         last = last.flatten(0, 1).index_select(0, batch.position)  # [P, d_model]
-        read_out = read_out.flatten(0, 1).index_select(0, batch.position)
         delta = model.context(batch.hour, batch.weekday, batch.week, batch.gap_days, batch.signals)
         h_next = model.head_next(last) + delta
-        h_general = model.head_general(read_out) + delta
         prior = self.prior[batch.item]
         repeat = model.repeats(batch.candidates.features) if model.config.repeats else None
 
         following = self._softmax(0, h_next, items, prior, repeat, batch)
-        general = self._softmax(1, h_general, items, prior, repeat, batch)
-        auxiliary = _auxiliary(
-            model.auxiliary(last), items.index_select(0, batch.auxiliary), batch.auxiliary
-        )
+        general_loss = auxiliary = torch.zeros_like(following[0][0])
+        if read_out is not None:
+            h_general = model.head_general(read_out) + delta
+            general_loss = self._softmax(1, h_general, items, prior, repeat, batch)[0].mean()
+        if config.lambda_aux:
+            auxiliary = _auxiliary(
+                model.auxiliary(last), items.index_select(0, batch.auxiliary), batch.auxiliary
+            )
         next_loss, negative = following[0].mean(), following[1].mean()
-        general_loss = general[0].mean()
         total = (
             next_loss
             + config.lambda_neg * negative
@@ -77,6 +86,11 @@ class Objective(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """loss and negative loss [P] of one head."""
         own = batch.candidates
+        weight = own.weight_next if head == 0 else own.weight_general
+        if self._few and hidden.device.type == "cpu":
+            lists = own.shared, own.shared_log_pi, own.own, own.log_pi, weight
+            loss = shared_softmax(hidden, items, prior, *lists)
+            return loss, torch.zeros_like(loss)
         offset = torch.zeros_like(own.log_pi)
         if repeat is not None:
             # ρ = r + (a - 1) h·c, so that a bought item's logit is a h·c + b + r.
@@ -95,7 +109,7 @@ class Objective(nn.Module):
             own.own,
             own.log_pi,
             offset,
-            own.weight_next if head == 0 else own.weight_general,
+            weight,
             own.negative,
         )
         return result.loss, result.negative_loss

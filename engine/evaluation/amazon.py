@@ -1,0 +1,158 @@
+"""Amazon reviews by the published protocol: one training run, two ways to use the validation item.
+
+`strict` never trains on it; `refit` trains on it too, with the epochs of the same configuration,
+and has no validation figures, since it has seen those answers.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.table import Table
+
+from engine.config import Config
+from engine.data.amazon import Amazon, write_shop
+from engine.data.dataset import Dataset
+from engine.data.prepare import prepare
+from engine.data.text import CachedEmbedder, Embedder
+from engine.manifest import source_commit
+from engine.training.history import past
+from engine.training.loop import train
+
+from .leave_one_out import accuracy, next_items, top_items
+
+Protocol = Literal["strict", "refit"]
+Part = Literal["text", "tags"]
+PARTS: tuple[Part, ...] = ("text", "tags")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one training run reached.
+
+    Attributes:
+        test, validation: measure -> mean over the users; validation is None for `refit`.
+        standard_error: "test" or "validation" -> measure -> standard error of that mean.
+        minutes, cpu_minutes: of training, on the clock and on all cores together.
+        counts: users, items, events, texts and tags.
+    """
+
+    dataset: str
+    protocol: Protocol
+    without: tuple[Part, ...]
+    seed: int
+    test: dict[str, float]
+    validation: dict[str, float] | None
+    standard_error: dict[str, dict[str, float]]
+    minutes: float
+    cpu_minutes: float
+    threads: int
+    counts: dict[str, int]
+    config: dict[str, Any]
+    commit: str
+
+    def as_json(self) -> dict[str, Any]:
+        """The fields, as JSON holds them."""
+        return asdict(self)
+
+
+def run(
+    source: Path,
+    work: Path,
+    protocol: Protocol,
+    config: Config,
+    embedder: Embedder,
+    *,
+    without: tuple[Part, ...] = (),
+    seed: int | None = None,
+    quiet: bool = True,
+) -> Result:
+    """Prepares, trains and evaluates.
+
+    Args:
+        source: folder of <Name>.txt and <Name>.items.jsonl.
+        work: folder for what is made on the way; text embeddings there are used again.
+        protocol: what is trained on.
+        config: model and training.
+        embedder: of the items' texts.
+        without: parts of the items' content that the model does not get.
+        seed: of weights and draws, instead of the configuration's.
+        quiet: no progress bar.
+    Raises:
+        DataError: the files break their form.
+    """
+    if seed is not None:
+        config = config.model_copy(update={"train": config.train.model_copy(update={"seed": seed})})
+    data = Amazon.read(source)
+    folder = work / "-".join((data.name, *(f"no_{part}" for part in without)))
+    shop = write_shop(data, folder / "shop", text="text" not in without, tags="tags" not in without)
+    texts = CachedEmbedder(embedder, work / "embeddings")
+    dataset = prepare(
+        shop,
+        folder / "data",
+        embedder=_OneVector(config.model.text_dim) if "text" in without else texts,
+    )
+    validation, test = data.cuts
+    clock, cpu = time.monotonic(), time.process_time()
+    cut = validation if protocol == "strict" else test
+    model = train(dataset, cut, config, folder / f"run-{protocol}-{config.train.seed}", quiet)
+    minutes = (time.monotonic() - clock) / 60, (time.process_time() - cpu) / 60
+
+    cuts = {"test": test} | ({"validation": validation} if protocol == "strict" else {})
+    found = {}
+    for name, at in cuts.items():
+        history = past(dataset, at, config.train.alpha, config.train.repeat_types)
+        asked = next_items(dataset, at)
+        found[name] = accuracy(top_items(model, history, asked.users), asked.target)
+    return Result(
+        dataset=data.name,
+        protocol=protocol,
+        without=without,
+        seed=config.train.seed,
+        test=found["test"][0],
+        validation=found["validation"][0] if protocol == "strict" else None,
+        standard_error={name: errors for name, (_, errors) in found.items()},
+        minutes=round(minutes[0], 2),
+        cpu_minutes=round(minutes[1], 2),
+        threads=torch.get_num_threads(),
+        counts=_counts(dataset),
+        config=config.model_dump(mode="json"),
+        commit=source_commit(),
+    )
+
+
+class _OneVector:
+    """For texts that say nothing: one vector, as wide as the residual Δ is to be."""
+
+    def __init__(self, width: int) -> None:
+        self.name, self._width = f"one vector of {width}", width
+
+    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        return np.repeat(np.eye(1, self._width, dtype=np.float32), len(texts), axis=0)
+
+
+def table(result: Result) -> Table:
+    """One row a split, one column a measure, each with its standard error."""
+    without = f", without {' and '.join(result.without)}" if result.without else ""
+    title = f"{result.dataset}, {result.protocol}{without}: {result.minutes} minutes of training"
+    shown = Table("", *result.test, title=title)
+    for name, means in (("validation", result.validation), ("test", result.test)):
+        if means is not None:
+            errors = result.standard_error[name]
+            shown.add_row(name, *(f"{v:.4f} ± {errors[m]:.4f}" for m, v in means.items()))
+    return shown
+
+
+def _counts(dataset: Dataset) -> dict[str, int]:
+    return {
+        "users": len(dataset.user_ids),
+        "items": len(dataset.item_ids),
+        "events": len(dataset.event_item),
+        "texts": len(dataset.text_rows),
+        "tags": len(dataset.meta.tags),
+    }
