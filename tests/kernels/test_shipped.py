@@ -52,6 +52,7 @@ def test_no_number_is_past_its_bound(rows: list[dict[str, Any]]) -> None:
         ("attention", "append", 1.05),
         ("score_topk", "k100", 1.10),
         ("candidate_softmax", "sampled fp16", 1.25),
+        ("token_gate", "gate", 1.05),
     ],
 )
 def test_bytes_of_the_forward_forms(
@@ -69,6 +70,7 @@ def test_bytes_of_the_forward_forms(
         ("token_assembly", "unfused_ratio", 4),
         ("score_topk", "unfused_ratio", 2),
         ("candidate_softmax", "peak_ratio", 20),
+        ("token_gate", "unfused_ratio", 6),
     ],
 )
 def test_what_fusion_saves(rows: list[dict[str, Any]], op: str, figure: str, least: float) -> None:
