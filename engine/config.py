@@ -65,6 +65,10 @@ class TrainConfig(_Frozen):
     lambda_neg: float = Field(0.1, ge=0)
     lambda_aux: float = Field(0.1, ge=0)
     lambda_gen: float = Field(0.5, ge=0)
+    target_sessions: int = Field(1, ge=1, description="following sessions that L_next's span")
+    target_decay: float = Field(
+        1.0, gt=0, le=1, description="weight of each against the one before"
+    )
     gen_sessions: int = Field(4, ge=1, description="following sessions that L_gen's targets span")
     shared_uniform: int = Field(1024, ge=1)
     shared_positive: int = Field(1024, ge=0)

@@ -248,24 +248,31 @@ class Batches:
         self, user: list[int], session: list[int], rng: np.random.Generator
     ) -> tuple[Pairs, Pairs]:
         """Distinct items of the next session, and of the following ones (for L_gen)."""
-        most = self._config.train.target_candidates
-        spans = (1, self._config.train.gen_sessions)
-        following, general = (self._span(user, session, sessions) for sessions in spans)
+        train, most = self._config.train, self._config.train.target_candidates
+        following = self._span(user, session, train.target_sessions, train.target_decay)
+        general = self._span(user, session, train.gen_sessions)
         counts = [np.bincount(p.position, minlength=len(user)) for p in (following, general)]
         if max(int(count.max(initial=0)) for count in counts) <= most:
             return following, general
-        both = [
-            np.split(p.item, np.cumsum(n)[:-1])
-            for p, n in zip((following, general), counts, strict=True)
-        ]
+        kept: tuple[list[NDArray[np.int64]], list[NDArray[np.int64]]] = ([], [])
+        firsts = [np.cumsum(count) - count for count in counts]
         for place in range(len(user)):  # the draws of a position stand together
-            for lists in both:
-                if len(lists[place]) > most:
-                    lists[place] = rng.choice(lists[place], most, replace=False)
-        return Pairs.of(both[0]), Pairs.of(both[1])
+            for first, count, rows in zip(firsts, counts, kept, strict=True):
+                inside = np.arange(count[place])
+                if count[place] > most:
+                    inside = rng.choice(inside, most, replace=False)
+                rows.append(first[place] + inside)
+        of_next, of_general = (
+            pairs.rows(np.concatenate(rows))
+            for pairs, rows in zip((following, general), kept, strict=True)
+        )
+        return of_next, of_general
 
-    def _span(self, user: list[int], session: list[int], sessions: int) -> Pairs:
-        """Distinct items of the `sessions` sessions that follow each position."""
+    def _span(
+        self, user: list[int], session: list[int], sessions: int, decay: float = 1.0
+    ) -> Pairs:
+        """Distinct items of the `sessions` sessions that follow each position; an item's weight
+        fades by `decay` with every session before its first."""
         past, n_items = self._past, len(self._past.dataset.item_ids)
         begins = [past.session_start[u] for u in user]
         start = np.array([b[s] for b, s in zip(begins, session, strict=True)])
@@ -274,8 +281,15 @@ class Batches:
         position = np.repeat(np.arange(len(user)), count)
         inside = np.arange(len(position)) - np.repeat(np.cumsum(count) - count, count)
         item = past.item[np.repeat(past.offsets[user] + start, count) + inside]
-        key = np.unique(position * n_items + item)
-        return Pairs(key // n_items, key % n_items)
+        key, first = np.unique(position * n_items + item, return_index=True)
+        position = key // n_items
+        if sessions == 1:
+            return Pairs(position, key % n_items)
+        ordinal = past.session[np.repeat(past.offsets[user] + start, count) + inside]
+        ahead = (ordinal - np.repeat(np.array(session), count))[first]
+        weight = decay**ahead
+        weight /= np.bincount(position, weight)[position]
+        return Pairs(position, key % n_items, weight.astype(np.float32))
 
     def _states(self, user: list[int], session: list[int]) -> list[RepeatState]:
         """Repeat items before each session; none at all where no candidate comes of them."""

@@ -20,10 +20,20 @@ Ints = NDArray[np.int64]
 
 
 class Pairs(NamedTuple):
-    """(position, item) pairs, [n] int64 each, by position."""
+    """(position, item) pairs, [n] int64 each, by position; weight [n] float32, which sums to 1 in
+    a position, or None for the same weight each."""
 
     position: Ints
     item: Ints
+    weight: NDArray[np.float32] | None = None
+
+    def rows(self, rows: Ints) -> "Pairs":
+        """Those of the given rows; weights sum to 1 again."""
+        position = self.position[rows]
+        weight = None if self.weight is None else self.weight[rows]
+        if weight is not None:
+            weight = (weight / np.bincount(position, weight)[position]).astype(np.float32)
+        return Pairs(position, self.item[rows], weight)
 
     @staticmethod
     def of(lists: list[Ints]) -> "Pairs":
@@ -186,8 +196,9 @@ def _find(haystack: Ints, needles: Ints) -> Ints:
 
 
 def _weights(targets: Pairs, key: Ints, n_items: int) -> NDArray[np.float32]:
-    """1 / |T| at the targets of each position, 0 elsewhere; `key` is sorted and holds them."""
+    """The targets' weights, 1 / |T| unless given, 0 elsewhere; `key` is sorted and holds them."""
     weights = np.zeros(len(key), np.float32)
     count = np.bincount(targets.position)
-    weights[np.searchsorted(key, _key(targets, n_items))] = 1 / count[targets.position]
+    own = 1 / count[targets.position] if targets.weight is None else targets.weight
+    weights[np.searchsorted(key, _key(targets, n_items))] = own
     return weights

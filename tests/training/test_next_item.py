@@ -114,3 +114,35 @@ def test_the_preset_and_what_it_rules_out(tmp_path: Path) -> None:
     expected = r"train\.history_candidates: expected at least 1 with model\.repeats, got 0"
     with pytest.raises(ConfigError, match=rf"mine\.toml: {expected}"):
         load_config("next-item", path)
+
+
+@pytest.mark.parametrize("with_time", [True, False])
+@pytest.mark.parametrize("target_candidates", [64, 2])
+def test_targets_of_several_sessions_fade(with_time: bool, target_candidates: int) -> None:
+    """Each distinct item weighs decay to the sessions before its first, out of those that stand."""
+    shop = tiny_shop(with_time=with_time)
+    history = past(shop, cut_of(shop, 0.8), 1.0, ("purchase",))
+    config = tiny_config(
+        target_sessions=3, target_decay=0.5, target_candidates=target_candidates, gen_sessions=1
+    )
+    source = Batches(history, config)
+    user = [u for u, starts in enumerate(history.session_start) for _ in starts[2:]]
+    session = [s for starts in history.session_start for s in range(1, len(starts) - 1)]
+    following, general = source._targets(user, session, np.random.default_rng(0))
+    assert general.weight is None
+    assert following.weight is not None
+    cut_short = 0
+    for place, (u, s) in enumerate(zip(user, session, strict=True)):
+        starts, at = history.session_start[u], history.events(u)
+        items = history.item[at]
+        wanted: dict[int, float] = {}
+        for ahead in range(min(3, len(starts) - 1 - s)):
+            for item in items[starts[s + ahead] : starts[s + ahead + 1]].tolist():
+                wanted.setdefault(item, 0.5**ahead)
+        mine = following.position == place
+        found = dict(zip(following.item[mine].tolist(), following.weight[mine], strict=True))
+        cut_short += len(found) < len(wanted)
+        assert len(found) == min(len(wanted), target_candidates)
+        total = sum(wanted[item] for item in found)
+        assert found == pytest.approx({item: wanted[item] / total for item in found}, rel=1e-5)
+    assert (cut_short > 0) is (target_candidates == 2)
