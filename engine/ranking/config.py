@@ -86,12 +86,40 @@ class LiveConfig(_Frozen):
     affinity: float = Field(default=0.8, ge=0, description="scale of user times content")
 
 
-class StudyConfig(_Frozen):
+class ComparisonConfig(_Frozen):
     """A comparison of losses, each at every skew and seed; c and τ at the first skew."""
 
-    simulation: SimulationConfig = SimulationConfig()
     fusion: FusionConfig = FusionConfig()
     skews: tuple[float, ...] = Field(default=(20.0, 1.0, 100.0), min_length=1)
     cs: tuple[float, ...] = (0.02, 0.5, 1.0, 2.5, 5.0, 20.0, 200.0)
     taus: tuple[float, ...] = (0.1, 0.3, 3.0, 10.0)
     seeds: int = Field(default=8, ge=2, description="of data and of weights together")
+
+
+class StudyConfig(ComparisonConfig):
+    """The comparison on requests of `simulate`."""
+
+    simulation: SimulationConfig = SimulationConfig()
+
+
+class LiveStudyConfig(ComparisonConfig):
+    """The comparison on the live platform; a skew is that of clicks over gifts."""
+
+    live: LiveConfig = LiveConfig()
+    fusion: FusionConfig = FusionConfig(per_request=False, batch_requests=256)
+    skews: tuple[float, ...] = Field(default=(200 / 3, 5.0), min_length=1)
+    cs: tuple[float, ...] = (0.02, 0.5, 2.5, 20.0, 200.0)
+    taus: tuple[float, ...] = (0.3,)
+    seeds: int = Field(default=4, ge=2, description="of platform, log and weights together")
+
+
+class CurveConfig(_Frozen):
+    """Pages of rooms on air at each diversity."""
+
+    live: LiveConfig = LiveConfig()
+    fusion: FusionConfig = FusionConfig(per_request=False, batch_requests=256)
+    requests: int = Field(default=300, ge=2)
+    candidates: int = Field(default=60, ge=2, description="rooms on air a request")
+    size: int = Field(default=10, ge=2, description="of a page")
+    diversities: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+    seed: int = Field(default=0, ge=0)

@@ -6,23 +6,60 @@
 
 import json
 import sys
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from scipy.stats import ttest_1samp
 
 from .auc import F64
-from .config import FusionConfig, LossName, StudyConfig
+from .config import ComparisonConfig, FusionConfig, LossName, StudyConfig
 from .fusion import fused, mean_auc, train
 from .rivals import expected_weights, trained, untrained
 from .scored import Scored
-from .simulate import rates, simulate
+from .simulate import simulate
+
+
+class Drawn(NamedTuple):
+    """Impressions to fit on, those to be asked, and the latter's true probabilities [n, M]."""
+
+    seen: Scored
+    asked: Scored
+    truth: F64
+
+
+class Setting(NamedTuple):
+    """One loss with one setting changed."""
+
+    loss: LossName
+    name: str
+    value: float
+
+
+class Found(NamedTuple):
+    """What one seed gave at one skew."""
+
+    areas: dict[str, F64]  # [M] AUC of each method
+    rates: F64  # [M] of the truth
+    swept: dict[Setting, tuple[float, float]]  # mean AUC, and share of blocks
 
 
 def study(config: StudyConfig) -> dict[str, Any]:
-    """Mean AUC (GAUC where the fusion is per request) on fresh requests of the same world.
+    """`compare` on fresh requests of one simulated world a seed."""
 
+    def draw(skew: float, seed: int) -> Drawn:
+        simulation = config.simulation.model_copy(update={"skew": skew})
+        return Drawn(simulate(simulation, 0, seed)[0], *simulate(simulation, 1, seed))
+
+    return compare(config, draw)
+
+
+def compare(config: ComparisonConfig, draw: Callable[[float, int], Drawn]) -> dict[str, Any]:
+    """Mean AUC (GAUC where the fusion is per request) of each way of fusing what `draw` gives.
+
+    Args:
+        draw: skew and seed to data.
     Returns:
         mean_auc and its 95 % interval `ci`; `baselines`, each with its own and with
         `harmonrank_minus` over the same seeds; `skew`, the same for each skew; `epsilon`, mean AUC
@@ -30,18 +67,21 @@ def study(config: StudyConfig) -> dict[str, Any]:
         τ; `harmonrank_minus` in both is of HarmonRank with the configured c. Intervals are
         Student's over the seeds.
     """
-    areas = {skew: _seeds(config, skew) for skew in config.skews}
-    by_skew = [
-        {"skew": skew, "rates": _rates(config, skew).tolist(), **_summary(found)}
-        for skew, found in areas.items()
-    ]
-    ours = areas[config.skews[0]]["harmonrank"].mean(1)
-    first = {k: by_skew[0][k] for k in ("mean_auc", "ci", "objectives", "baselines")}
+    settings = [Setting("harmonrank", "c", c) for c in config.cs]
+    settings += [Setting("pairwise", "tau", tau) for tau in config.taus]
+    by_skew, rows = {}, []
+    for skew in config.skews:
+        asked = settings if skew == config.skews[0] else []
+        by_skew[skew] = [_seed(config, draw(skew, s), s, asked) for s in range(config.seeds)]
+        rates = np.mean([one.rates for one in by_skew[skew]], 0)
+        rows.append({"skew": skew, "rates": rates.tolist(), **_summary(by_skew[skew])})
+    first = by_skew[config.skews[0]]
+    sweeps = [_sweep(first, setting) for setting in settings]
     return {
-        **first,
-        "epsilon": [_sweep(config, ours, "harmonrank", "c", c) for c in config.cs],
-        "temperature": [_sweep(config, ours, "pairwise", "tau", tau) for tau in config.taus],
-        "skew": by_skew,
+        **{k: rows[0][k] for k in ("mean_auc", "ci", "objectives", "baselines")},
+        "epsilon": sweeps[: len(config.cs)],
+        "temperature": sweeps[len(config.cs) :],
+        "skew": rows,
         "config": config.model_dump(),
     }
 
@@ -58,27 +98,30 @@ def methods(seen: Scored, asked: Scored, truth: F64, fusion: FusionConfig) -> di
 
 
 def interval(values: F64) -> list[float]:
-    """95 % interval of the mean over seeds, by Student's t."""
+    """95 % interval of the mean over seeds, by Student's t; a point where all are alike."""
+    if np.ptp(values) == 0:
+        return [float(values[0])] * 2
     found = ttest_1samp(values, 0).confidence_interval(0.95)
     return [float(found.low), float(found.high)]
 
 
-def _data(config: StudyConfig, skew: float, seed: int) -> tuple[Scored, Scored, F64]:
-    """Requests to fit on, requests to be asked and the latter's true probabilities."""
-    simulation = config.simulation.model_copy(update={"skew": skew})
-    return simulate(simulation, 0, seed)[0], *simulate(simulation, 1, seed)
+def _seed(config: ComparisonConfig, drawn: Drawn, seed: int, settings: list[Setting]) -> Found:
+    """All methods, and HarmonRank or the surrogate in each setting."""
+    fusion = config.fusion.model_copy(update={"seed": seed})
+    swept = {}
+    for setting in settings:
+        changed = fusion.model_copy(update={"loss": setting.loss, setting.name: setting.value})
+        network, blocks = train(drawn.seen, changed)
+        asked = drawn.asked
+        area = mean_auc(
+            fused(network, asked), asked.labels, asked.request, grouped=fusion.per_request
+        )
+        swept[setting] = (float(area.mean()), blocks)
+    return Found(methods(*drawn, fusion), drawn.truth.mean(0), swept)
 
 
-def _seeds(config: StudyConfig, skew: float) -> dict[str, F64]:
-    """[seeds, M] AUC of every method."""
-    found = [
-        methods(*_data(config, skew, seed), config.fusion.model_copy(update={"seed": seed}))
-        for seed in range(config.seeds)
-    ]
-    return {name: np.stack([one[name] for one in found]) for name in found[0]}
-
-
-def _summary(areas: dict[str, F64]) -> dict[str, Any]:
+def _summary(found: list[Found]) -> dict[str, Any]:
+    areas = {name: np.stack([one.areas[name] for one in found]) for name in found[0].areas}
     ours = areas["harmonrank"].mean(1)
     baselines = {
         name: {**_compared(ours, values.mean(1)), "objectives": values.mean(0).tolist()}
@@ -100,26 +143,12 @@ def _compared(ours: F64, theirs: F64) -> dict[str, Any]:
     return {"mean_auc": float(theirs.mean()), "ci": interval(theirs), "harmonrank_minus": minus}
 
 
-def _sweep(
-    config: StudyConfig, ours: F64, loss: LossName, name: str, value: float
-) -> dict[str, Any]:
-    """Mean AUC at the first skew of one loss with one setting changed."""
-    areas, blocks = [], []
-    for seed in range(config.seeds):
-        seen, asked, _ = _data(config, config.skews[0], seed)
-        fusion = config.fusion.model_copy(update={"loss": loss, name: value, "seed": seed})
-        network, share = train(seen, fusion)
-        area = mean_auc(
-            fused(network, asked), asked.labels, asked.request, grouped=fusion.per_request
-        )
-        areas.append(area.mean())
-        blocks.append(share)
-    row = {name: value, **_compared(ours, np.array(areas))}
-    return row | ({"blocks": float(np.mean(blocks))} if loss == "harmonrank" else {})
-
-
-def _rates(config: StudyConfig, skew: float) -> F64:
-    return rates(config.simulation.model_copy(update={"skew": skew}))
+def _sweep(found: list[Found], setting: Setting) -> dict[str, Any]:
+    """Mean AUC over seeds in one setting."""
+    ours = np.array([one.areas["harmonrank"].mean() for one in found])
+    areas, blocks = np.array([one.swept[setting] for one in found]).T
+    row = {setting.name: setting.value, **_compared(ours, areas)}
+    return row | ({"blocks": float(blocks.mean())} if setting.loss == "harmonrank" else {})
 
 
 if __name__ == "__main__":

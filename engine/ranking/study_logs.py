@@ -7,6 +7,7 @@ subset and prints one line of JSON.
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from .data.past import with_past
 from .rivals import trained, untrained
 from .scored import Scored
 from .upstream import train_upstream, user_profile
+
+Rank = Callable[[Impressions], F64]  # probabilities [n, M]
 
 
 def split(log: Impressions) -> tuple[Impressions, Impressions, Impressions]:

@@ -1,0 +1,61 @@
+"""What the report is made of: each part one study on one dataset, one JSON object."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydantic import Field
+
+from .config import CurveConfig, FusionConfig, LiveStudyConfig, StudyConfig, _Frozen
+from .curve import live_curve
+from .data.kuairand import load_kuairand
+from .study import study
+from .study_live import study_live
+from .study_logs import compare
+
+LIVE, KUAIRAND, SIMULATED = "live", "kuairand", "simulated"
+
+
+class ReportConfig(_Frozen):
+    """The studies' configurations."""
+
+    harmonrank_live: LiveStudyConfig = LiveStudyConfig()
+    harmonrank_simulated: StudyConfig = StudyConfig(
+        cs=(0.02, 0.5, 2.5, 20.0, 200.0), taus=(0.3,), seeds=4
+    )
+    harmonrank_kuairand: FusionConfig = FusionConfig(per_request=False, batch_requests=256)
+    kuairand_seeds: int = Field(default=3, ge=1)
+    curve: CurveConfig = CurveConfig()
+
+
+class Part(NamedTuple):
+    """A study on a dataset."""
+
+    run: Callable[[ReportConfig, Path | None], dict[str, Any]]  # settings and KuaiRand's folder
+    settings: tuple[str, ...]  # fields of ReportConfig that it reads
+
+
+def _harmonrank_live(config: ReportConfig, kuairand: Path | None) -> dict[str, Any]:
+    return study_live(config.harmonrank_live)
+
+
+def _harmonrank_simulated(config: ReportConfig, kuairand: Path | None) -> dict[str, Any]:
+    return study(config.harmonrank_simulated)
+
+
+def _harmonrank_kuairand(config: ReportConfig, kuairand: Path | None) -> dict[str, Any]:
+    assert kuairand is not None
+    return compare(load_kuairand(kuairand), config.harmonrank_kuairand, config.kuairand_seeds)
+
+
+def _dpp_live(config: ReportConfig, kuairand: Path | None) -> dict[str, Any]:
+    return {"curve": live_curve(config.curve)}
+
+
+# By study.dataset, the longest first.
+PARTS = {
+    f"harmonrank.{LIVE}": Part(_harmonrank_live, ("harmonrank_live",)),
+    f"harmonrank.{SIMULATED}": Part(_harmonrank_simulated, ("harmonrank_simulated",)),
+    f"harmonrank.{KUAIRAND}": Part(_harmonrank_kuairand, ("harmonrank_kuairand", "kuairand_seeds")),
+    f"dpp.{LIVE}": Part(_dpp_live, ("curve",)),
+}
