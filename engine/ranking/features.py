@@ -18,6 +18,7 @@ from .data.impressions import Impressions
 IDS = ("user_id", "item_id")
 OF_USER = ("user_", "past_user_")
 _ID = "_id"
+_SPREAD = 0.05  # of new embeddings: what is seldom seen says little
 
 
 class FeatureConfig(BaseModel):
@@ -163,7 +164,7 @@ class FieldEmbedding(nn.Module):
             nn.Embedding(size, width) for size, width in zip(features.sizes, widths, strict=True)
         )
         for table in self.tables:
-            nn.init.normal_(table.weight, std=dim**-0.5)  # type: ignore[arg-type]
+            nn.init.normal_(table.weight, std=_SPREAD)  # type: ignore[arg-type]
         lengths = [sum(widths[c] for c in part) for part in self.together]
         lengths += [len(part) for part in self.parts]
         self.read = nn.ModuleList(

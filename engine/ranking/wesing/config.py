@@ -23,7 +23,7 @@ class ExpertsConfig(_Frozen):
     shared: int = Field(default=2, ge=1, description="experts that all tasks read")
     specific: int = Field(default=1, ge=1, description="experts of each task alone, of CGC and PLE")
     levels: int = Field(default=2, ge=2, description="of PLE")
-    hidden: int = Field(default=64, ge=1, description="an expert's first layer")
+    hidden: int = Field(default=32, ge=1, description="an expert's first layer")
     width: int = Field(default=32, ge=1, description="an expert's second layer")
 
 
@@ -36,7 +36,7 @@ class RankerConfig(_Frozen):
     )
     experts: ExpertsConfig = ExpertsConfig()
     tower: int = Field(default=16, ge=1, description="hidden layer of each task")
-    dropout: float = Field(default=0.0, ge=0, lt=1, description="of what experts read, in training")
+    dropout: float = Field(default=0.1, ge=0, lt=1, description="of what experts read, in training")
     parents: dict[str, str] = Field(
         default={}, description="objective to the one that it cannot happen without"
     )
@@ -53,16 +53,16 @@ class GradientsConfig(_Frozen):
 class TrainConfig(_Frozen):
     """The fine ranker on a log: what it reads, its shape, its optimiser."""
 
-    features: FeatureConfig = FeatureConfig()
-    dim: int = Field(default=16, ge=1, description="of a field, at most")
+    features: FeatureConfig = FeatureConfig(min_count=20)
+    dim: int = Field(default=8, ge=1, description="of a field, at most")
     join: int = Field(default=16, ge=0, description="values of categories that share a field")
     equal_fields: bool = Field(default=False, description="each field has `dim` dimensions")
     ranker: RankerConfig = RankerConfig()
     gradients: GradientsConfig = GradientsConfig()
     epochs: int = Field(default=3, ge=1)
-    batch: int = Field(default=512, ge=1, description="impressions a step")
-    lr: float = Field(default=2e-3, gt=0)
-    weight_decay: float = Field(default=0.01, ge=0)
+    batch: int = Field(default=1024, ge=1, description="impressions a step")
+    lr: float = Field(default=1e-2, gt=0)
+    weight_decay: float = Field(default=1.0, ge=0)
     seed: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
@@ -105,3 +105,23 @@ class CoarseConfig(_Frozen):
         if self.private > self.keep:
             raise ValueError(f"private: expected at most keep {self.keep}, got {self.private}")
         return self
+
+
+class StudyConfig(_Frozen):
+    """The comparison of crosses, of experts and of gradients on a log.
+
+    `train` is what all rankers have in common; each takes the rate of `rates` that does best on the
+    validation part, by the mean of AUC and GAUC.
+    """
+
+    train: TrainConfig = TrainConfig(
+        # What a room is known by has ended with it; its streamer stays.
+        features=FeatureConfig(min_count=20, leave_out=("item_id",)),
+        epochs=2,
+    )
+    click: str = Field(
+        default="click", description="parent of the objectives that never happen without it"
+    )
+    rates: tuple[float, ...] = Field(default=(1e-2, 2e-2), min_length=1)
+    seeds: int = Field(default=5, ge=2)
+    resamples: int = Field(default=200, ge=1, description="of users and seeds")

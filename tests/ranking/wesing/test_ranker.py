@@ -120,7 +120,7 @@ def test_it_learns_crosses_and_conversions(method: GradientsName) -> None:
     config = TrainConfig(
         ranker=RankerConfig(parents={"watch": "click"}, dropout=0.1),
         gradients=GradientsConfig(method=method),
-        epochs=6, batch=256, lr=1e-2,
+        epochs=6, batch=128, lr=2e-2, weight_decay=0.01,
     )  # fmt: skip
     trained = train_ranker(conversions(), config)
     asked = conversions(2000, seed=1)
@@ -155,4 +155,4 @@ def test_logs_and_configurations_that_do_not_fit_are_refused() -> None:
         ranker=RankerConfig(interaction="fm"), equal_fields=True, epochs=1,
         features=FeatureConfig(leave_out=("x",)),
     )  # fmt: skip
-    assert train_ranker(log, fm).ranker.dims == (16, 16)
+    assert train_ranker(log, fm).ranker.dims == (8, 8)
