@@ -1,12 +1,13 @@
 """Configuration of the recall, coarse and fine rankers: frozen, validated, unknown keys refused."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from engine.ranking.features import FeatureConfig
 
 Correction = Literal["none", "counted", "streaming"]
+CORRECTIONS: tuple[Correction, ...] = get_args(Correction)
 ExpertsName = Literal["shared_bottom", "mmoe", "cgc", "ple"]
 GradientsName = Literal["sum", "gradnorm", "pcgrad"]
 
@@ -125,3 +126,14 @@ class StudyConfig(_Frozen):
     rates: tuple[float, ...] = Field(default=(1e-2, 2e-2), min_length=1)
     seeds: int = Field(default=5, ge=2)
     resamples: int = Field(default=200, ge=1, description="of users and seeds")
+
+
+class RecallStudyConfig(_Frozen):
+    """The comparison of corrections of the in-batch negatives on a log."""
+
+    dssm: DssmConfig = DssmConfig(
+        features=FeatureConfig(min_count=20, leave_out=("item_id", "room_age_s"))
+    )
+    k: int = Field(default=100, ge=1, description="items recalled")
+    seeds: int = Field(default=5, ge=2)
+    resamples: int = Field(default=500, ge=1, description="of users and seeds")
