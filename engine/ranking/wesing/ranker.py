@@ -37,7 +37,7 @@ class Ranker(nn.Module):
         tasks, width = len(self.objectives), config.experts.width
         crossed = config.interaction != "none"
         self.kfm = KFM(dims, kernel=config.interaction == "kfm") if crossed else None
-        self.experts = Experts(inputs(config, dims), tasks, config.experts)
+        self.experts = Experts(n_inputs(config, dims), tasks, config.experts)
         self.tower_in = nn.Parameter(torch.randn(tasks, width, config.tower) * (2 / width) ** 0.5)
         self.tower_bias = nn.Parameter(torch.zeros(tasks, config.tower))
         self.tower_out = nn.Parameter(torch.randn(tasks, config.tower) / config.tower**0.5)
@@ -73,7 +73,7 @@ class Ranker(nn.Module):
         return [self.tower_in, self.tower_bias, self.tower_out, self.prior]
 
 
-def inputs(config: RankerConfig, dims: Sequence[int]) -> int:
+def n_inputs(config: RankerConfig, dims: Sequence[int]) -> int:
     """How many numbers the experts read."""
     pairs = len(dims) * (len(dims) - 1) // 2
     crosses = {"pairs": pairs, "sum": 1}[config.crosses]
@@ -141,7 +141,11 @@ def train_ranker(log: Impressions, config: TrainConfig | None = None) -> Trained
 
 @torch.no_grad()
 def start_at_rates(ranker: Ranker, labels: Tensor) -> None:
-    """Each tower's bias at the log-odds of its objective, given its parent."""
+    """Each tower's bias at the log-odds of its objective in labels [n, M], given its parent.
+
+    Raises:
+        ValueError: an objective of one class.
+    """
     rate = labels.mean(0)
     for m, name in enumerate(ranker.objectives):
         if not 0 < rate[m] < 1:

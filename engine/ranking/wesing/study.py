@@ -22,7 +22,7 @@ from engine.ranking.features import FieldEmbedding, fit
 
 from .config import ExpertsConfig, GradientsConfig, RankerConfig, StudyConfig, TrainConfig
 from .experts import Experts, within_budget
-from .ranker import inputs, train_ranker
+from .ranker import n_inputs, train_ranker
 
 # Each list is compared within itself; the last of it is the ranker that all lists have in common.
 _LISTS = {
@@ -115,7 +115,7 @@ def _changed(train: TrainConfig, **changes: Any) -> TrainConfig:
 
 def _variants(seen: Impressions, train: TrainConfig) -> dict[str, TrainConfig]:
     budget = _expert_parameters(seen, train)
-    width = inputs(train.ranker, _dims(seen, train))
+    width = n_inputs(train.ranker, _dims(seen, train))
 
     def experts(**changes: Any) -> TrainConfig:
         kind = ExpertsConfig.model_validate(train.ranker.experts.model_dump() | changes)
@@ -140,7 +140,7 @@ def _dims(seen: Impressions, train: TrainConfig) -> tuple[int, ...]:
 
 
 def _expert_parameters(seen: Impressions, train: TrainConfig) -> int:
-    width = inputs(train.ranker, _dims(seen, train))
+    width = n_inputs(train.ranker, _dims(seen, train))
     experts = Experts(width, len(seen.objectives), train.ranker.experts)
     return sum(p.numel() for p in experts.parameters())
 
