@@ -9,6 +9,7 @@ request.safetensors      small weights of the request path
 content.safetensors      text components, Δ, tags and projections: what an item's row is made of
 tags.json                names of the tags, and of the text model
 columns.safetensors/json item columns for filters and explanations
+ranking/                 what ranks candidates (engine/ranking/shop), where it was trained
 users/                   vectors, history and repeat items of every user (engine/store/mmap.py)
 """
 
@@ -39,6 +40,7 @@ from .manifest import (
     hash_files,
     read_manifest,
 )
+from .ranking.shop.sidecar import SIDECAR_FILE
 from .retrieval.columns import ARRAYS_FILE, NAMES_FILE, Columns
 from .store.codec import Shape
 from .store.mmap import FILES, MemoryMappedUserStore, write_users
@@ -48,7 +50,7 @@ CONTENT_FILE, TAGS_FILE = "content.safetensors", "tags.json"
 ENCODE_FILE, APPEND_FILE = "encode.onnx", "append.onnx"
 ENCODE_INT8_FILE, APPEND_INT8_FILE = "encode.int8.onnx", "append.int8.onnx"
 ITEMS_FILE, REQUEST_FILE = "items.safetensors", "request.safetensors"
-USERS_FOLDER = "users"
+USERS_FOLDER, RANKER_FOLDER = "users", "ranking"
 REQUIRED = (
     ENCODE_FILE,
     ENCODE_INT8_FILE,
@@ -145,6 +147,12 @@ class Bundle:
         names = (ENCODE_FILE, ITEMS_FILE, CONTENT_FILE)
         hashes = "\n".join(self.manifest.files[name].sha256 for name in names)
         return hashlib.sha256(hashes.encode()).hexdigest()
+
+    @property
+    def ranker(self) -> Path | None:
+        """Folder of the ranker, None where there is none."""
+        folder = self.folder / RANKER_FOLDER
+        return folder if f"{RANKER_FOLDER}/{SIDECAR_FILE}" in self.manifest.files else None
 
     def graphs(self, precision: Literal["fp32", "int8"]) -> Graphs:
         """The encoder's graphs in one precision."""

@@ -22,6 +22,8 @@ app = typer.Typer(no_args_is_help=True, help="STARS: train, export and serve rec
 data_app = typer.Typer(no_args_is_help=True, help="Prepare and describe a shop's data.")
 app.add_typer(data_app, name="data")
 app.add_typer(items_app, name="items")
+rank_app = typer.Typer(no_args_is_help=True, help="The funnel after retrieval.")
+app.add_typer(rank_app, name="rank")
 
 _PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 _BENCHMARKS = {
@@ -164,6 +166,9 @@ def export(
     lambda_serve: Annotated[
         float | None, typer.Option(help="weight of the popularity prior; default: the run's choice")
     ] = None,
+    ranker: Annotated[
+        Path | None, typer.Option(help="folder of `stars rank train`; default: retrieval alone")
+    ] = None,
 ) -> None:
     """Export a run to a bundle that `stars serve` takes.
 
@@ -173,8 +178,38 @@ def export(
     from .pipeline import export_run
 
     dataset = Dataset.load(data)
-    done = export_run(dataset, run, _until(dataset, until), out, lambda_serve)
+    done = export_run(dataset, run, _until(dataset, until), out, lambda_serve, ranker)
     print(f"{out}: {'exported' if done else 'unchanged'}")
+
+
+@rank_app.command("train")
+def rank_train(
+    data: _DATA,
+    run: Annotated[Path, typer.Option(help="run folder of `stars train`")],
+    out: Annotated[Path, typer.Option(help="folder of the ranker, for `stars export --ranker`")],
+    config: Annotated[Path | None, typer.Option(help="TOML laid over the defaults")] = None,
+    until: Annotated[
+        str | None, typer.Option(help="the run's own first day not trained on, or `end`")
+    ] = None,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads")] = 1,
+) -> None:
+    """Train what ranks a run's candidates, and the fusion of its objectives.
+
+    It learns from the 28 days that the run's λ_serve was chosen on.
+    """
+    import torch
+
+    from .data.dataset import Dataset
+    from .ranking.shop.config import load_ranker_config
+    from .ranking.shop.run import rank_run
+    from .ranking.shop.show import metrics_table
+
+    torch.set_num_threads(threads)
+    resolved = load_ranker_config(config)
+    dataset = Dataset.load(data)
+    done = rank_run(dataset, run, _until(dataset, until), resolved, out, threads)
+    Console().print(metrics_table(out))
+    print(f"{out}: {'trained' if done else 'unchanged'}")
 
 
 @app.command("compile")
@@ -455,6 +490,18 @@ def recommend(
     time: Annotated[int | None, typer.Option(help="unix seconds of the request")] = None,
     explain: bool = False,
     place: Annotated[str, typer.Option(help="where, for the feature source")] = "",
+    stage: Annotated[
+        Literal["retrieve", "rank", "page"], typer.Option(help="how far down the funnel")
+    ] = "retrieve",
+    diversity: Annotated[
+        float | None, typer.Option(help="of a page: 0 the order of the scores, to 1")
+    ] = None,
+    candidate: Annotated[
+        list[int] | None, typer.Option(help="an item that may be answered; default: all")
+    ] = None,
+    objective_scores: Annotated[
+        bool, typer.Option(help="also the probability of each objective")
+    ] = False,
     url: str = "127.0.0.1:8001",
     protocol: Literal["grpc", "http"] = "grpc",
     bundle: Annotated[
@@ -472,6 +519,7 @@ def recommend(
             event_type or [],
             event_time or [],
             context or [],
+            candidate or [],
             k=k,
             strategy=strategy,
             repeats=repeats,
@@ -479,13 +527,21 @@ def recommend(
             time=time,
             explain=explain or None,
             place=place or None,
+            stage=None if stage == "retrieve" else stage,
+            diversity=diversity,
+            objective_scores=objective_scores or None,
         )
     names = _names(bundle, answer.item_ids.tolist())
-    table = Table("", "item", *(["name"] if bundle else []), "score", "source")
+    named = ["name"] if bundle else []
+    objectives = _objectives(bundle, answer.objective_scores)
+    table = Table("", "item", *named, "score", "source", *objectives)
     rows = zip(answer.item_ids, answer.scores, answer.source, strict=True)
     for rank, (item_id, score, source) in enumerate(rows, start=1):
         name = [names[int(item_id)]] if bundle else []
-        table.add_row(str(rank), str(item_id), *name, f"{score:.3f}", SOURCES[source])
+        shares = []
+        if answer.objective_scores is not None:
+            shares = [f"{share:.4f}" for share in answer.objective_scores[rank - 1]]
+        table.add_row(str(rank), str(item_id), *name, f"{score:.3f}", SOURCES[source], *shares)
     console = Console()
     console.print(table)
     if answer.explanation is not None:
@@ -594,6 +650,18 @@ def _names(bundle: Path | None, item_ids: list[int]) -> dict[int, str]:
     places = opened.items["item_ids"].searchsorted(item_ids)
     names = opened.columns["name"].take(places)
     return {item_id: str(name) for item_id, name in zip(item_ids, names, strict=True)}
+
+
+def _objectives(bundle: Path | None, scores: Any) -> list[str]:
+    """Heads of the objectives' columns: their names where the bundle is at hand."""
+    if scores is None:
+        return []
+    if bundle is None:
+        return [f"objective {place}" for place in range(scores.shape[1])]
+    from .bundle import RANKER_FOLDER
+    from .ranking.shop.sidecar import read_sidecar
+
+    return list(read_sidecar(bundle / RANKER_FOLDER).objectives)
 
 
 def _listed(option: str, text: str, known: dict[str, Any]) -> list[Any]:

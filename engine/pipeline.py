@@ -9,11 +9,11 @@ import json
 import shutil
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
-from .bundle import Bundle
+from .bundle import RANKER_FOLDER, Bundle
 from .compile.export import export
 from .config import Config, TrainConfig
 from .data.dataset import Dataset
@@ -33,6 +33,7 @@ from .training.loop import (
 )
 
 STAGE_FILE, SERVING_FILE, SIGNALS_FILE = "stage.json", "serving.json", "signals.json"
+_TRIAL = "trial"
 _ROOT = Path(__file__).resolve().parents[1]
 _ONLY_TALK = ("engine/cli.py", "engine/demo.py")  # these change what is said, not what is made
 
@@ -114,7 +115,7 @@ def _select(
     dataset: Dataset, until: int, config: Config, folder: Path, quiet: bool, key: str
 ) -> None:
     """Trains on all but the last 28 days, and chooses λ_serve on those."""
-    cut, trial, threads = window_before(dataset, until), folder / "trial", torch.get_num_threads()
+    cut, trial, threads = window_before(dataset, until), folder / _TRIAL, torch.get_num_threads()
     trained = folder / "trained"  # a stage of its own: choosing λ_serve may be interrupted
     if not is_made(trained, key):
         begin(folder, key)
@@ -124,10 +125,7 @@ def _select(
     mark_made(trained, key)
     model = load_model(dataset, config, folder)
     export(model, dataset, config, cut, trial, 0.0, threads)
-    try:
-        chosen, table = choose_lambda(Bundle.open(trial), dataset, until, threads=threads)
-    finally:
-        shutil.rmtree(trial)
+    chosen, table = choose_lambda(Bundle.open(trial), dataset, until, threads=threads)
     serving = {
         "lambda_serve": chosen,
         "validation": [{"lambda": value, **measures} for value, measures in table.items()],
@@ -148,31 +146,63 @@ def _refit(config: Config) -> Config:
     return config.model_copy(update={"train": train.model_copy(update=changes)})
 
 
+class Trial(NamedTuple):
+    """The bundle that a run's λ_serve was chosen with, and the key of the run."""
+
+    folder: Path
+    key: str
+
+
+def trial_of(dataset: Dataset, run: Path, until: int) -> Trial:
+    """Of a finished run on the days before `until`: its model saw nothing of the last 28.
+
+    Raises:
+        ConfigError: the run is not complete, or of another dataset or `until`.
+    """
+    made = _finished(run)
+    if made["key"] != stage_key(run_fingerprint(dataset, until, read_config(run))):
+        raise ConfigError(
+            f"{run}: expected a run of this dataset until {until} by this version, got another"
+        )
+    return Trial(run / "selection" / _TRIAL, made["key"])
+
+
+def serving_lambda(run: Path) -> float:
+    """The λ_serve that a run chose. Raises ConfigError where there is none."""
+    return float(json.loads(_read(run / SERVING_FILE))["lambda_serve"])
+
+
 def export_run(
-    dataset: Dataset, run: Path, cut: int, folder: Path, lambda_serve: float | None = None
+    dataset: Dataset,
+    run: Path,
+    cut: int,
+    folder: Path,
+    lambda_serve: float | None = None,
+    ranker: Path | None = None,
 ) -> bool:
     """Exports a run to a bundle with the users' histories up to `cut`.
 
     Args:
         lambda_serve: None takes the run's own choice.
+        ranker: folder of `engine.ranking.shop.run.rank_run`; None leaves the bundle without.
     Returns:
         Whether anything was done: False where the folder already holds this very bundle.
     Raises:
-        ConfigError: the run is not complete.
+        ConfigError: the run or the ranker is not complete.
     """
     if lambda_serve is None:
-        lambda_serve = float(json.loads(_read(run / SERVING_FILE))["lambda_serve"])
-    made = _stage(run)
-    if not made.get("complete"):
-        raise ConfigError(f"{run}: expected a finished run, got one that was interrupted")
-    key = stage_key(dataset.meta.fingerprint, made["key"], cut, lambda_serve)
+        lambda_serve = serving_lambda(run)
+    made = _finished(run)
+    ranked = _finished(ranker)["key"] if ranker is not None else ""
+    key = stage_key(dataset.meta.fingerprint, made["key"], cut, lambda_serve, ranked)
     stage = folder.with_name(f"{folder.name}.stage")  # a bundle holds nothing but its own files
     if is_made(stage, key) and folder.exists():
         return False
     begin(stage, key)
     config = read_config(run)
     model = load_model(dataset, config, run)
-    export(model, dataset, config, cut, folder, lambda_serve, torch.get_num_threads())
+    graphs = None if ranker is None else ranker / RANKER_FOLDER
+    export(model, dataset, config, cut, folder, lambda_serve, torch.get_num_threads(), graphs)
     mark_made(stage, key)
     return True
 
@@ -212,6 +242,14 @@ def mark_made(folder: Path, key: str) -> None:
     """Notes that the stage in `folder` is complete."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / STAGE_FILE).write_text(json.dumps({"key": key, "complete": True}))
+
+
+def _finished(folder: Path) -> dict[str, Any]:
+    """The stage in `folder`. Raises ConfigError where it was not completed."""
+    made = _stage(folder)
+    if not made.get("complete"):
+        raise ConfigError(f"{folder}: expected a finished run, got one that was interrupted")
+    return made
 
 
 def _stage(folder: Path) -> dict[str, Any]:

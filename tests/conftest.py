@@ -17,6 +17,11 @@ from engine.data.dataset import Dataset
 from engine.data.prepare import prepare
 from engine.evaluation.protocol import Cuts, last_cuts
 from engine.model.stars import Stars
+from engine.ranking.config import FusionConfig
+from engine.ranking.shop.config import ShopRankerConfig
+from engine.ranking.shop.run import make_ranker
+from engine.ranking.wesing.config import ExpertsConfig, RankerConfig
+from engine.serving.recommender import Recommender
 from engine.training.loop import train
 from tests.shop import write_shop
 
@@ -27,7 +32,8 @@ torch.set_num_threads(1)
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     """The generated shop as a prepared dataset."""
     folder = tmp_path_factory.mktemp("shop")
-    return prepare(write_shop(folder / "shop"), folder / "dataset", embedder=HashedWords())
+    shop = write_shop(folder / "shop", outcomes=True)
+    return prepare(shop, folder / "dataset", embedder=HashedWords())
 
 
 @pytest.fixture(scope="session")
@@ -74,14 +80,57 @@ def trained(
 
 
 @pytest.fixture(scope="session")
-def bundle(
+def earlier(
     dataset: Dataset,
     cuts: Cuts,
     tiny_config: Config,
     trained: Stars,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
-    """The bundle that serves `trained`; read it, do not change it."""
+    """A bundle of `trained` as of the validation window's start: what follows can be asked of it."""
+    folder = tmp_path_factory.mktemp("earlier") / "bundle"
+    export(trained, dataset, tiny_config, cuts.validation, folder, lambda_serve=0.05)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def ranker_config() -> ShopRankerConfig:
+    """A ranker that trains in a second."""
+    experts = ExpertsConfig(shared=1, hidden=16, width=8)
+    return ShopRankerConfig(
+        candidates=40,
+        embedding=4,
+        ranker=RankerConfig(experts=experts, tower=8),
+        epochs=1,
+        fusion=FusionConfig(epochs=1),
+    )
+
+
+@pytest.fixture(scope="session")
+def ranker(
+    dataset: Dataset,
+    cuts: Cuts,
+    earlier: Path,
+    ranker_config: ShopRankerConfig,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """Graphs of a ranker of the shop."""
+    folder = tmp_path_factory.mktemp("ranker")
+    recommender = Recommender.load(earlier)
+    make_ranker(recommender, dataset, cuts.test, ranker_config, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def bundle(
+    dataset: Dataset,
+    cuts: Cuts,
+    tiny_config: Config,
+    trained: Stars,
+    ranker: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """The bundle that serves `trained`, and ranks; read it, do not change it."""
     folder = tmp_path_factory.mktemp("bundle") / "bundle"
-    export(trained, dataset, tiny_config, cuts.test, folder, lambda_serve=0.05)
+    export(trained, dataset, tiny_config, cuts.test, folder, lambda_serve=0.05, ranker=ranker)
     return folder

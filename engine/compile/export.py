@@ -1,6 +1,7 @@
 """From a trained model to a bundle: folded item tables, request weights, all users' vectors."""
 
 import json
+import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from engine.bundle import (
     CONTENT_FILE,
     ENCODE_FILE,
     ENCODE_INT8_FILE,
+    RANKER_FOLDER,
     TAGS_FILE,
     BundleWriter,
 )
@@ -46,6 +48,7 @@ def export(
     folder: Path,
     lambda_serve: float,
     threads: int = 1,
+    ranker: Path | None = None,
 ) -> None:
     """Writes the bundle that serves `model` with the users' histories up to `cut`.
 
@@ -57,6 +60,7 @@ def export(
         folder: of the bundle; one that stands there is replaced.
         lambda_serve: weight of the popularity prior when serving.
         threads: of the encoder that computes the users' vectors.
+        ranker: folder with the graphs of a ranker, taken in as they are.
     Raises:
         BundleError: the folder holds something else than a bundle.
     """
@@ -94,6 +98,8 @@ def export(
             statistics.count,
         )
         writer.write_users(maker.records(_users(history)))
+        if ranker is not None:
+            shutil.copytree(ranker, writer.folder / RANKER_FOLDER)
 
 
 def export_graphs(model: Stars, folder: Path, batches: Iterable[Batch]) -> None:

@@ -75,7 +75,7 @@ def trace_encoder(model: Stars, form: Form = "graph") -> onnx.ModelProto:
     by_user, by_event = {0: batch}, {0: batch, 1: length}
     shapes = tuple(by_user if name in USER_INPUTS else by_event for name in module.inputs)
     example = _example(model, module.inputs, DTYPES[TRACED if form == "graph" else "fp32"])
-    return _trace(module, example, shapes, module.inputs, OUTPUTS)
+    return trace(module, example, (shapes,), module.inputs, OUTPUTS)
 
 
 def trace_append(model: Stars) -> onnx.ModelProto:
@@ -99,7 +99,7 @@ def trace_append(model: Stars) -> onnx.ModelProto:
         for name in module.inputs
     )
     example = _append_example(model, module.inputs, DTYPES[TRACED])
-    return _trace(module, example, shapes, module.inputs, append.OUTPUTS)
+    return trace(module, example, (shapes,), module.inputs, append.OUTPUTS)
 
 
 def save(graph: onnx.ModelProto, path: Path) -> None:
@@ -108,19 +108,27 @@ def save(graph: onnx.ModelProto, path: Path) -> None:
     onnx.save(graph, path)
 
 
-def _trace(
+def trace(
     module: nn.Module,
     example: tuple[Tensor, ...],
     shapes: tuple[object, ...],
     inputs: tuple[str, ...],
     outputs: tuple[str, ...],
 ) -> onnx.ModelProto:
+    """The module's graph.
+
+    Args:
+        module: on the CPU.
+        example: arguments of its `forward`.
+        shapes: their dynamic dimensions, as `torch.export` takes them.
+        inputs, outputs: their names in the graph.
+    """
     with _without_noise(), torch.no_grad():
         program = torch.onnx.export(
             module.eval(),
             example,
             dynamo=True,
-            dynamic_shapes=(shapes,),
+            dynamic_shapes=shapes,
             input_names=list(inputs),
             output_names=list(outputs),
             opset_version=OPSET,

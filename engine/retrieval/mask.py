@@ -67,6 +67,15 @@ def without(words: NDArray[np.int32], items: NDArray[np.integer[Any]]) -> NDArra
 
 
 @compiled
+def only(words: NDArray[np.int32], items: NDArray[np.integer[Any]]) -> NDArray[np.int32]:
+    """Of one mask [ceil(N / 32)] what is among the items [m], which may repeat."""
+    kept = np.zeros_like(words)
+    for item in items:
+        kept[item >> 5] |= words[item >> 5] & (np.int32(1) << np.int32(item & 31))
+    return kept
+
+
+@compiled
 def is_allowed(words: NDArray[np.int32], item: int) -> bool:
     """Whether one mask [ceil(N / 32)] allows an item; for other compiled loops."""
     return bool((words[item >> 5] >> (item & 31)) & 1)

@@ -34,7 +34,7 @@ class OnnxEncoder:
     """
 
     def __init__(self, path: Path, threads: int = 1) -> None:
-        self._session = _session(path, threads, OUTPUTS)
+        self._session = open_session(path, threads, OUTPUTS)
         try:
             self._inputs = graph_inputs(self._session.get_inputs())
         except ValueError as error:
@@ -54,7 +54,7 @@ class OnnxAppendEncoder(AppendEncoder):
     """
 
     def __init__(self, path: Path, capacity: int, threads: int = 1) -> None:
-        self._session = _session(path, threads, APPEND_OUTPUTS)
+        self._session = open_session(path, threads, APPEND_OUTPUTS)
         nodes = {node.name: node for node in self._session.get_inputs()}
         past = [nodes.pop(name) for name in PAST_INPUTS if name in nodes]
         try:
@@ -76,7 +76,8 @@ class OnnxAppendEncoder(AppendEncoder):
         return h_next, h_gen, new[0], new[1]
 
 
-def _session(path: Path, threads: int, outputs: tuple[str, ...]) -> Any:
+def open_session(path: Path, threads: int, outputs: tuple[str, ...]) -> Any:
+    """A session of ONNX Runtime on a graph with just these outputs; errors as of `OnnxEncoder`."""
     try:
         import onnxruntime
         from onnxruntime.capi import onnxruntime_pybind11_state as failures

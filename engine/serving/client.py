@@ -15,7 +15,7 @@ from tritonclient.utils import InferenceServerException
 
 from engine.errors import RequestError, ServerError
 
-from .request import PAD, TENSORS, Repeats, Strategy
+from .request import PAD, TENSORS, Repeats, Stage, Strategy
 
 Protocol = Literal["grpc", "http"]
 
@@ -26,6 +26,7 @@ _DATATYPES = {
     "event_types": "INT32",
     "event_times": "INT64",
     "context": "FP32",
+    "candidates": "INT64",
 }
 
 
@@ -38,16 +39,20 @@ class Recommendation:
         scores: [n] float32; comparable inside one source list only.
         source: [n] int32: 0 next, 1 general, 2 repeat, 3 popularity.
         explanation: what the server says about it, where `explain` asked.
+        objective_scores: [n, M] probabilities, where `objective_scores` asked; NaN for an unknown
+            user, whom nobody ranks for.
     """
 
     item_ids: NDArray[np.int64]
     scores: NDArray[np.float32]
     source: NDArray[np.int32]
     explanation: dict[str, Any] | None = None
+    objective_scores: NDArray[np.float32] | None = None
 
 
 class StarsClient:
-    """A connection to a server; every request carries every tensor, so that requests batch.
+    """A connection to a server; every request carries the same tensors, so that requests batch.
+    Only `candidates` goes where there are any, since few requests have them.
 
     A gRPC client may be shared by threads, an HTTP client may not.
 
@@ -94,6 +99,7 @@ class StarsClient:
         event_types: ArrayLike = (),
         event_times: ArrayLike = (),
         context: ArrayLike = (),
+        candidates: ArrayLike = (),
         *,
         k: int | None = None,
         strategy: Strategy | None = None,
@@ -102,6 +108,9 @@ class StarsClient:
         time: int | None = None,
         explain: bool | None = None,
         place: str | None = None,
+        stage: Stage | None = None,
+        diversity: float | None = None,
+        objective_scores: bool | None = None,
     ) -> Recommendation:
         """Recommendations for one user, one sequence of events, or both.
 
@@ -111,8 +120,9 @@ class StarsClient:
             event_types: [n] integer codes, or empty.
             event_times: [n] unix seconds, or empty.
             context: [S] numbers, or empty.
-            k, strategy, repeats, filter, time, explain, place: None leaves each to the server's
-                default.
+            candidates: [n] catalogue ids, the only items that may be answered; empty for all.
+            k, strategy, repeats, filter, time, explain, place, stage, diversity, objective_scores:
+                None leaves each to the server's default.
         Raises:
             RequestError: the server refused the request; its words.
             ServerError: the server does not answer, or failed.
@@ -123,6 +133,7 @@ class StarsClient:
             [event_types],
             [event_times],
             [context],
+            [candidates],
             k=k,
             strategy=strategy,
             repeats=repeats,
@@ -130,6 +141,9 @@ class StarsClient:
             time=time,
             explain=explain,
             place=place,
+            stage=stage,
+            diversity=None if diversity is None else f"{diversity:g}",
+            objective_scores=objective_scores,
         )[0]
 
     def recommend_batch(
@@ -139,6 +153,7 @@ class StarsClient:
         event_types: Sequence[ArrayLike] | None = None,
         event_times: Sequence[ArrayLike] | None = None,
         context: Sequence[ArrayLike] | None = None,
+        candidates: Sequence[ArrayLike] | None = None,
         **options: Any,
     ) -> list[Recommendation]:
         """Recommendations for several rows in one request; arguments as in `recommend`, one a row.
@@ -153,11 +168,14 @@ class StarsClient:
             "event_types": event_types,
             "event_times": event_times,
             "context": context,
+            "candidates": candidates,
         }
         batch = _row_count({"user_ids": user_ids, **sequences})
         inputs = [self._users(user_ids or [None] * batch)]
         for name, rows in sequences.items():
             stack = _rectangle if name == "context" else _pad
+            if name == "candidates" and not any(map(np.size, rows or ())):
+                continue
             inputs.append(self._input(name, stack(rows or [()] * batch, TENSORS[name])))
         parameters = {name: value for name, value in options.items() if value is not None}
         return _split(self._infer(inputs, parameters))
@@ -223,7 +241,7 @@ def _rectangle(rows: Sequence[ArrayLike], dtype: np.dtype[Any]) -> NDArray[Any]:
 def _split(as_numpy: Callable[[str], Any]) -> list[Recommendation]:
     """One Recommendation a row of the outputs, padding removed."""
     item_ids, scores, source = (as_numpy(name) for name in ("item_ids", "scores", "source"))
-    texts = as_numpy("explanation")
+    texts, objectives = as_numpy("explanation"), as_numpy("objective_scores")
     found = (item_ids != PAD).sum(axis=1)
     return [
         Recommendation(
@@ -231,6 +249,7 @@ def _split(as_numpy: Callable[[str], Any]) -> list[Recommendation]:
             scores[row, :n],
             source[row, :n],
             None if texts is None else json.loads(texts[row, 0]),
+            None if objectives is None else objectives[row, :n],
         )
         for row, n in enumerate(found)
     ]

@@ -13,6 +13,7 @@ from engine.retrieval.merge import RankedList
 from .request import SOURCES
 
 if TYPE_CHECKING:
+    from .funnel import Ranked
     from .query import Query
     from .recommender import Recommender
 
@@ -20,15 +21,20 @@ REPEAT = SOURCES.index("repeat")
 _NEAREST = 3
 
 
-def explain(recommender: Recommender, query: Query, ranked: RankedList) -> str:
+def explain(
+    recommender: Recommender, query: Query, retrieved: RankedList, ranked: Ranked | None
+) -> str:
     """JSON of a list.
 
-    For every item: its source and score, and where vectors made it, the terms of the sum
-    score = scale · (dot + context) + prior + repeat, with the history's nearest items by cosine.
+    For every item: its source and score, and where vectors found it, the terms of the sum
+    scale · (dot + context) + prior + repeat, with the history's nearest items by cosine. The sum is
+    the score, and where the item was ranked after that, it is `retrieved` and the probability of
+    each objective stands beside the score.
     """
-    places = np.flatnonzero(ranked.items >= 0).tolist()
+    answer = retrieved if ranked is None else ranked.answer
     if query.is_unknown:
-        entries = [_entry(recommender, ranked, place) for place in places]
+        places = np.flatnonzero(answer.items >= 0).tolist()
+        entries = [_entry(recommender, answer, place) for place in places]
         return json.dumps({"user": "unknown", "items": entries})
     vectors = "live" if query.live else "stored"
     features = recommender.bundle.manifest.signals
@@ -43,35 +49,44 @@ def explain(recommender: Recommender, query: Query, ranked: RankedList) -> str:
                 for feature, value in zip(features, query.signals, strict=True)
             },
         },
-        "items": _scored(recommender, query, ranked, places),
+        "items": _scored(recommender, query, retrieved, ranked),
     }
     return json.dumps(document)
 
 
-def _entry(recommender: Recommender, ranked: RankedList, place: int) -> dict[str, Any]:
+def _entry(recommender: Recommender, answer: RankedList, place: int) -> dict[str, Any]:
     return {
-        "item_id": int(recommender.catalogue.item_ids[ranked.items[place]]),
-        "source": SOURCES[int(ranked.source[place])],
-        "score": _number(ranked.scores[place]),
+        "item_id": int(recommender.catalogue.item_ids[answer.items[place]]),
+        "source": SOURCES[int(answer.source[place])],
+        "score": _number(answer.scores[place]),
     }
 
 
 def _scored(
-    recommender: Recommender, query: Query, ranked: RankedList, places: list[int]
+    recommender: Recommender, query: Query, retrieved: RankedList, ranked: Ranked | None
 ) -> list[dict[str, Any]]:
-    """Every item's entry with the terms of its score."""
-    items = ranked.items[places]
+    """Every item's entry with the terms of the score that it was retrieved by."""
+    answer = retrieved if ranked is None else ranked.answer
+    places = np.flatnonzero(answer.items >= 0).tolist()
+    items = answer.items[places]
+    by = dict(zip(retrieved.items.tolist(), retrieved.scores.tolist(), strict=True))
     nearest = _nearest(recommender, query, items)
     entries = []
     for row, place in enumerate(places):
         item = int(items[row])
         candidate, prior = recommender.catalogue.candidates[item], float(recommender.bias[item])
-        entry = _entry(recommender, ranked, place)
-        head, scale, repeat = int(ranked.source[place]), 1.0, 0.0
+        entry = _entry(recommender, answer, place)
+        if ranked is not None and recommender.funnel is not None:
+            entry["retrieved"] = _number(by[item])
+            names = recommender.funnel.objectives
+            entry["objectives"] = dict(
+                zip(names, map(_number, ranked.objectives[place]), strict=True)
+            )
+        head, scale, repeat = int(answer.source[place]), 1.0, 0.0
         if head == REPEAT:
             logits = query.repeat_logits[:, np.flatnonzero(query.state.item == item)[0]]
             # In a round robin only its logit tells from which list a repeat came.
-            head = min(query.heads, key=lambda h: abs(float(logits[h] - ranked.scores[place])))
+            head = min(query.heads, key=lambda h: abs(float(logits[h] - by[item])))
             scale = float(recommender.weights.scale[head])
             repeat = float(logits[head] - prior - scale * (query.vectors[head] @ candidate))
         context = float(query.delta @ candidate)

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from engine.store.users import ERRORS
 from engine.store.versions import Version
 
+from .funnel import TIMED
 from .live import KINDS
 from .recommender import Recommender
 
@@ -68,6 +69,15 @@ def readings(recommender: Recommender) -> Iterator[Reading]:
                 f"Sum of each standardised signal's {what}: 0 and 1 a request in training",
                 "gauge", {"signal": feature.name}, partial(sums.item, place),
             )  # fmt: skip
+    if (funnel := recommender.funnel) is not None:
+        yield from _each(
+            "stars_stage_seconds_total", "Time of each stage of the funnel, summed over batches",
+            TIMED, lambda kind: funnel.seconds[kind],
+        )  # fmt: skip
+        yield from _each(
+            "stars_stage_requests_total", "Requests that went through each stage",
+            TIMED, lambda kind: funnel.requests[kind],
+        )  # fmt: skip
     yield Reading(
         "stars_vectors_age_seconds", "Time since the last event that the stored vectors know",
         "gauge", {}, lambda: _age(recommender.users.version, "cut"),

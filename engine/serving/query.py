@@ -11,9 +11,9 @@ from engine.bundle import Bundle
 from engine.catalogue.catalogue import Catalogue
 from engine.errors import RequestError, SignalError
 from engine.features import History
-from engine.repeats import RepeatState, repeat_history
+from engine.repeats import FEATURES, RepeatState, repeat_history
 from engine.retrieval.filters import FilterCache
-from engine.retrieval.mask import pack_mask
+from engine.retrieval.mask import only, pack_mask
 from engine.store.users import UserRecord
 
 from .request import Request
@@ -25,6 +25,7 @@ _HEADS = {"next": (NEXT,), "general": (GENERAL,), "round_robin": (NEXT, GENERAL)
 NOW_S = 3600  # a feature source speaks of requests at most this far from now
 _QUARTER_S = 900  # time zones change their fields at quarters of an hour, since 1972 all of them
 _SIGNAL_STDS_MAX = 10_000  # beyond it scores could leave float32
+_NO_FEATURES = np.zeros((0, len(FEATURES)), np.float32)
 
 
 class Moment(NamedTuple):
@@ -53,6 +54,8 @@ class Query:
         vectors: [2, D] h_next and h_gen, then with δ.
         delta: [D] context offset δ.
         repeat_logits: [2, m] final logits of the state's items for either vector.
+        repeat_features: [m, F] what those were made of.
+        categorical, numeric: [C] codes and [M] numbers of the user, 0 and NaN where unknown.
     """
 
     request: Request
@@ -67,6 +70,9 @@ class Query:
     vectors: NDArray[np.float32]
     delta: NDArray[np.float32]
     repeat_logits: NDArray[np.float32]
+    repeat_features: NDArray[np.float32]
+    categorical: NDArray[np.int32]
+    numeric: NDArray[np.float32]
 
     @property
     def is_unknown(self) -> bool:
@@ -96,6 +102,10 @@ class Resolver:
         self._active = pack_mask(catalogue.active)
         self.filters = FilterCache(catalogue.columns)
         self.calendar = weights.calendar(manifest)
+        self._unknown = (
+            np.zeros(weights.n_categorical, np.int32),
+            np.full(weights.n_numeric, np.nan, np.float32),
+        )
         self._quarter, self._last = -1, self._moment_at(0)
 
     def set_catalogue(self, catalogue: Catalogue) -> None:
@@ -115,6 +125,8 @@ class Resolver:
         allowed = self._active
         if request.filter is not None:
             allowed = pack_mask(self._catalogue.active & self.filters.mask(request.filter))
+        if request.candidates is not None:
+            allowed = only(allowed, self._indices("candidates", request.candidates))
         signals = self._signals(request, time, moment.signals)
         events, sessions, is_new = self._events(request, record, time)
         if record is None or is_new:
@@ -123,6 +135,7 @@ class Resolver:
         else:
             live, state = False, record.repeats
             vectors = np.stack([record.h_next, record.h_gen])
+        features = self._unknown if record is None else (record.categorical, record.numeric)
         return Query(
             request=request,
             time=time,
@@ -136,6 +149,9 @@ class Resolver:
             vectors=vectors,
             delta=np.zeros(vectors.shape[1], np.float32),
             repeat_logits=np.zeros((2, len(state.item)), np.float32),
+            repeat_features=_NO_FEATURES,
+            categorical=features[0],
+            numeric=features[1],
         )
 
     def _moment(self, time: int) -> Moment:
@@ -204,7 +220,7 @@ class Resolver:
         """Stored history and the request's later events: history, sessions, whether any is new."""
         if record is not None and not len(request.item_ids):
             return History(record.items, record.times, record.types), record.sessions, False
-        items = self._indices(request.item_ids)
+        items = self._indices("item_ids", request.item_ids)
         types = self._types(request)
         times = request.event_times
         if times is None:
@@ -230,13 +246,13 @@ class Resolver:
         events = History(events.items[kept], events.times[kept], events.types[kept])
         return events, sessions[kept], True
 
-    def _indices(self, item_ids: NDArray[np.int64]) -> NDArray[np.int32]:
-        """Item indices [n] of catalogue ids; an item that was removed still counts as history."""
+    def _indices(self, tensor: str, item_ids: NDArray[np.int64]) -> NDArray[np.int32]:
+        """Item indices [n] of a tensor's catalogue ids; an item that was removed is still one."""
         at = self._catalogue.places(item_ids)
         if (at < 0).any():
             place = int(np.argmax(at < 0))
             raise RequestError(
-                f"item_ids[{place}]: expected an id of the catalogue, got {item_ids[place]}"
+                f"{tensor}[{place}]: expected an id of the catalogue, got {item_ids[place]}"
             )
         return at.astype(np.int32)
 

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import compress
 from pathlib import Path
 from time import time
 from typing import Any
@@ -30,6 +31,7 @@ from engine.store.users import UserRecord
 
 from .drift import Drift
 from .explain import REPEAT, explain
+from .funnel import Funnel, Ranked
 from .live import LiveEncoder, LiveRequest
 from .options import DEFAULTS, Options
 from .query import Query, Resolver
@@ -61,6 +63,8 @@ class Recommender:
         catalogue: the items as they are now.
         drift: of the context signals.
         indexed_at: unix seconds at which the index was built.
+        calendar: of the shop.
+        funnel: the stages after retrieval; None where the bundle has no ranker.
     """
 
     def __init__(
@@ -80,7 +84,7 @@ class Recommender:
         names = [signal.name for signal in manifest.signals]
         source = open_signals(options.signals, names) if options.signals else None
         self._resolver = Resolver(bundle, self.catalogue, self.weights, source)
-        self._calendar = self._resolver.calendar
+        self.calendar = self._resolver.calendar
         self._repeats = bool(manifest.model["repeats"])
         self._options = options
         n_items, dim = self.catalogue.candidates.shape
@@ -88,6 +92,7 @@ class Recommender:
         self.chosen = [f"searches by {self._search_by.backend}: {self._search_by.reason}"]
         self.drift = Drift(len(manifest.signals))
         self._lambda = np.float32(manifest.lambda_serve)
+        self.funnel = Funnel.of(bundle, self.calendar, options.threads)
         self._index_items(NO_COUNTS)
         window, hop = manifest.model["window"], manifest.model["hop"]
         append = None
@@ -100,7 +105,7 @@ class Recommender:
                 append = open_append(run_by, graphs.append, window, options.threads)
         max_bytes = options.cache_mib << 20
         self.live = LiveEncoder(
-            encoder, append, self.catalogue.rows, self._calendar, window, hop, max_bytes
+            encoder, append, self.catalogue.rows, self.calendar, window, hop, max_bytes
         )
 
     @classmethod
@@ -140,6 +145,8 @@ class Recommender:
         candidates, threads = self.catalogue.candidates, self._options.threads
         index = build_index(self._search_by, candidates, self.bias, threads)
         self._index = SampledRecall(index, self._options.recall_share, counts=recall)
+        if self.funnel is not None:
+            self.funnel.set_items(self.catalogue, self.bias)
         self.indexed_at = time()
 
     @property
@@ -162,8 +169,35 @@ class Recommender:
 
         While the store of the users does not answer, events alone are a request's history.
         """
+        outcomes = self._resolve(requests)
+        queries = [o for o in outcomes if isinstance(o, Query) and not o.is_unknown]
+        replies = iter(self._answer(queries))
+        return [
+            (self._popular(o) if o.is_unknown else next(replies)) if isinstance(o, Query) else o
+            for o in outcomes
+        ]
+
+    def candidates(self, requests: Sequence[Request], n: int) -> list[tuple[Query, RankedList]]:
+        """What the stages after retrieval are given: each request's query and its n best items.
+
+        For training a ranker on what this recommender would retrieve; unknown users are left out.
+
+        Raises:
+            RequestError, StoreError: of the first request that has no answer.
+        """
+        queries = []
+        for outcome in self._resolve(requests):
+            if not isinstance(outcome, Query):
+                raise outcome
+            if not outcome.is_unknown:
+                queries.append(outcome)
+        self._vectors(queries)
+        return list(zip(queries, self._retrieve(queries, [n] * len(queries)), strict=True))
+
+    def _resolve(self, requests: Sequence[Request]) -> list[Query | RequestError | StoreError]:
+        """Each request looked up, or why it cannot be answered."""
         records, failure = self._look_up(requests)
-        outcomes: list[Reply | RequestError | StoreError | Query] = []
+        outcomes: list[Query | RequestError | StoreError] = []
         for request in requests:
             if failure is not None and request.user_id:
                 if self._options.store_down == "error" and not len(request.item_ids):
@@ -171,12 +205,19 @@ class Recommender:
                     continue
                 request = replace(request, user_id=None)
             try:
-                query = self._resolver.resolve(request, records.get(request.user_id or ""))
-                outcomes.append(self._popular(query) if query.is_unknown else query)
+                self._check_stage(request)
+                outcomes.append(self._resolver.resolve(request, records.get(request.user_id or "")))
             except RequestError as error:
                 outcomes.append(error)
-        replies = iter(self._answer([o for o in outcomes if isinstance(o, Query)]))
-        return [next(replies) if isinstance(o, Query) else o for o in outcomes]
+        return outcomes
+
+    def _check_stage(self, request: Request) -> None:
+        """Raises RequestError where the bundle has no such stage."""
+        if request.stage != "retrieve" and self.funnel is None:
+            raise RequestError(
+                f"stage: expected retrieve, since the bundle has no ranker (stars rank train), "
+                f"got {request.stage!r}"
+            )
 
     def warm_up(self, live: bool = True) -> None:
         """Answers a stored user and one with events alone, before anybody asks.
@@ -217,11 +258,32 @@ class Recommender:
         self._index.counts = NO_COUNTS
 
     def _answer(self, queries: list[Query]) -> list[Reply]:
-        """A reply to each query: vectors, context, bought items, search."""
+        """A reply to each query: vectors, retrieval, and the stages that it asks for."""
+        if self.funnel is None:
+            self._vectors(queries)
+            found = self._retrieve(queries, [query.request.k for query in queries])
+            return [self._reply(*each) for each in zip(queries, found, strict=True)]
+        with self.funnel.timed("retrieve", len(queries)):
+            self._vectors(queries)
+            found = self._retrieve(queries, [self._wanted(query.request) for query in queries])
+        further = [q.request.stage != "retrieve" for q in queries]
+        ranked = iter(self.funnel(list(compress(queries, further)), list(compress(found, further))))
+        return [
+            self._reply(query, one, next(ranked) if goes_on else None)
+            for query, one, goes_on in zip(queries, found, further, strict=True)
+        ]
+
+    def _wanted(self, request: Request) -> int:
+        """How many items are retrieved for a request."""
+        if request.stage == "retrieve" or self.funnel is None:
+            return request.k
+        return max(request.k, self.funnel.candidates)
+
+    def _vectors(self, queries: list[Query]) -> None:
+        """Fills both vectors, the context in them, and the logits of bought items."""
         self._encode([query for query in queries if query.live])
         self._add_context(queries)
         self._score_repeats(queries)
-        return self._search(queries)
 
     def _look_up(
         self, requests: Sequence[Request]
@@ -244,15 +306,10 @@ class Recommender:
         """Fills the vectors of the live queries."""
         if not queries:
             return
-        unknown = (
-            np.zeros(self.weights.n_categorical, np.int32),
-            np.full(self.weights.n_numeric, np.nan, np.float32),
-        )
-        requests = []
-        for query in queries:
-            known = query.record
-            features = unknown if known is None else (known.categorical, known.numeric)
-            requests.append(LiveRequest(query.request.user_id or None, query.history, *features))
+        requests = [
+            LiveRequest(q.request.user_id or None, q.history, q.categorical, q.numeric)
+            for q in queries
+        ]
         for query, vectors in zip(queries, self.live.encode(requests), strict=True):
             query.vectors = vectors
 
@@ -263,7 +320,7 @@ class Recommender:
         moments = np.array([query.moment[:3] for query in queries])
         times = np.array([query.time for query in queries])
         last = np.array([q.history.times[-1] if len(q.history.times) else q.time for q in queries])
-        gap_days = self._calendar.gap_days(times, last)
+        gap_days = self.calendar.gap_days(times, last)
         signals = np.array([query.signals for query in queries])
         delta = self.weights.context(moments, gap_days, signals)
         self.drift.add(signals)
@@ -277,15 +334,17 @@ class Recommender:
         if not with_items or not self._repeats:
             return
         times = np.array([query.time for query in with_items])
-        if not self._calendar.has_time:
+        if not self.calendar.has_time:
             times = np.zeros_like(times)
         features = repeat_features([q.state for q in with_items], self.catalogue.statistics, times)
         scores = self.weights.repeat_scores(features)
         start = 0
         for query in with_items:
             items = query.state.item
+            rows = slice(start, start + len(items))
+            query.repeat_features = features[rows]
             query.repeat_logits = self.weights.repeat_logits(
-                scores[start : start + len(items)],
+                scores[rows],
                 items,
                 query.vectors,
                 self.catalogue.candidates,
@@ -293,8 +352,9 @@ class Recommender:
             )
             start += len(items)
 
-    def _search(self, queries: list[Query]) -> list[Reply]:
-        """Lists of every query: one scan for all, repeats merged, two lists interleaved."""
+    def _retrieve(self, queries: list[Query], wanted: list[int]) -> list[RankedList]:
+        """The best items of every query, so many: one scan for all, repeats merged, two lists
+        interleaved."""
         if not queries:
             return []
         vectors, masks = [], []
@@ -305,19 +365,17 @@ class Recommender:
             for head in query.heads:
                 vectors.append(query.vectors[head])
                 masks.append(allowed)
-        k = max(query.request.k for query in queries)
-        found = self._index.search(np.array(vectors), k, np.array(masks))
-        replies, row = [], 0
-        for query in queries:
+        found = self._index.search(np.array(vectors), max(wanted), np.array(masks))
+        lists, row = [], 0
+        for query, k in zip(queries, wanted, strict=True):
             rows = slice(row, row + len(query.heads))
             row = rows.stop
             bought = Bought(query.state.item, query.repeat_logits, query.allowed)
             if not self._repeats or query.request.repeats == "exclude":
                 bought = Bought(bought.items[:0], bought.logits[:, :0], bought.allowed)
             of_query = TopK(found.scores[rows], found.items[rows])
-            answer = ranked(of_query, query.heads, bought, query.request.k, REPEAT)
-            replies.append(self._reply(query, answer))
-        return replies
+            lists.append(ranked(of_query, query.heads, bought, k, REPEAT))
+        return lists
 
     def _popular(self, query: Query) -> Reply:
         """The most bought items that qualify, for a user of whom nothing is known."""
@@ -330,9 +388,14 @@ class Recommender:
         answer.source[: len(best)] = POPULARITY
         return self._reply(query, answer)
 
-    def _reply(self, query: Query, answer: RankedList) -> Reply:
-        """Item indices as catalogue ids, with an explanation where it was asked for."""
-        text = explain(self, query, answer) if query.request.explain else None
+    def _reply(self, query: Query, retrieved: RankedList, ranked: Ranked | None = None) -> Reply:
+        """Item indices as catalogue ids, with what else was asked for."""
+        answer = retrieved if ranked is None else ranked.answer
+        text = explain(self, query, retrieved, ranked) if query.request.explain else None
         found = answer.items >= 0
         item_ids = np.where(found, self.catalogue.item_ids[np.where(found, answer.items, 0)], -1)
-        return Reply(item_ids, answer.scores, answer.source, text)
+        objectives = None
+        if query.request.objective_scores and self.funnel is not None:
+            nobody = np.full((len(item_ids), len(self.funnel.objectives)), np.nan, np.float32)
+            objectives = nobody if ranked is None else ranked.objectives
+        return Reply(item_ids, answer.scores, answer.source, text, objectives)

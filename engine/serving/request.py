@@ -1,6 +1,7 @@
 """One request of the front model, parsed and checked for everything that needs no catalogue."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, cast
@@ -12,6 +13,7 @@ from engine.errors import RequestError, StarsError
 
 K_MAX = 500
 EVENTS_MAX = 10_000
+CANDIDATES_MAX = 10_000
 USER_ID_BYTES_MAX = 1_024
 CONTEXT_MAX = 1e9  # far beyond any signal, and no score can leave float32 by it
 TIME_MAX_S = 4_102_444_800  # the year 2100; milliseconds sent for seconds land far beyond it
@@ -22,6 +24,7 @@ PAD = -1
 _Error = TypeVar("_Error", bound=StarsError)
 Strategy = Literal["next", "general", "round_robin"]
 Repeats = Literal["allow", "exclude"]
+Stage = Literal["retrieve", "rank", "page"]
 
 TENSORS: dict[str, np.dtype[Any]] = {
     "user_id": np.dtype(object),
@@ -29,11 +32,17 @@ TENSORS: dict[str, np.dtype[Any]] = {
     "event_types": np.dtype(np.int32),
     "event_times": np.dtype(np.int64),
     "context": np.dtype(np.float32),
+    "candidates": np.dtype(np.int64),
 }
 STRATEGIES = ("next", "general", "round_robin")
 REPEATS = ("allow", "exclude")
+STAGES = ("retrieve", "rank", "page")
+DIVERSITY = 0.3
 SOURCES = ("next", "general", "repeat", "popularity")  # names of the codes of `source`
-PARAMETERS = ("k", "strategy", "repeats", "filter", "time", "explain", "place")
+PARAMETERS = (
+    "k", "strategy", "repeats", "filter", "time", "explain", "place",
+    "stage", "diversity", "objective_scores",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -47,6 +56,9 @@ class Options:
     time: int | None = None
     explain: bool = False
     place: str = ""
+    stage: Stage = "retrieve"
+    diversity: float | str | None = None
+    objective_scores: bool = False
 
 
 @dataclass(frozen=True)
@@ -59,8 +71,10 @@ class Request:
         event_types: [n] int32 codes, or None for the default type.
         event_times: [n] int64 unix seconds, not decreasing, or None for the request's time.
         context: [S] float32, at most CONTEXT_MAX in magnitude, or None; S is yet to be checked.
-        k, strategy, repeats, filter, time, explain, place: as in Options; the filter is raw JSON
-            text.
+        k, strategy, repeats, filter, time, explain, place, stage, objective_scores: as in Options;
+            the filter is raw JSON text.
+        diversity: of a page, from 0 (the order of the scores) to 1.
+        candidates: [n] int64 catalogue ids, the only items that may be answered; None for all.
     """
 
     user_id: str | None
@@ -75,6 +89,10 @@ class Request:
     time: int | None
     explain: bool
     place: str = ""
+    stage: Stage = "retrieve"
+    diversity: float = DIVERSITY
+    objective_scores: bool = False
+    candidates: NDArray[np.int64] | None = None
 
 
 @dataclass(frozen=True)
@@ -86,12 +104,15 @@ class Reply:
         scores: [k] float32, -inf pads.
         source: [k] int32: 0 next, 1 general, 2 repeat, 3 popularity, -1 pads.
         explanation: JSON text where the request asked for it.
+        objective_scores: [k, M] float32 probabilities where the request asked for them, NaN pads
+            and where nobody ranked.
     """
 
     item_ids: NDArray[np.int64]
     scores: NDArray[np.float32]
     source: NDArray[np.int32]
     explanation: str | None = None
+    objective_scores: NDArray[np.float32] | None = None
 
 
 def parse(tensors: Mapping[str, NDArray[Any]], parameters: str, now_s: int) -> list[Request]:
@@ -140,6 +161,7 @@ def parse_options(parameters: str) -> Options:
         raise RequestError(
             f"place: expected a string of at most {PLACE_MAX} characters, got {options.place!r:.80}"
         )
+    _check_stage(options)
     if options.filter is not None and type(options.filter) is not str:
         raise RequestError(f"filter: expected a string of JSON, got {options.filter!r}")
     if options.time is not None and not _is_time(options.time):
@@ -147,6 +169,31 @@ def parse_options(parameters: str) -> Options:
             f"time: expected unix seconds from 0 to {TIME_MAX_S}, got {options.time!r}"
         )
     return options
+
+
+def _check_stage(options: Options) -> None:
+    """Raises where the stages' parameters are none, or are of another stage."""
+    stage, diversity = options.stage, options.diversity
+    if stage not in STAGES:
+        raise RequestError(f"stage: expected {_list(STAGES)}, got {stage!r}")
+    if diversity is not None and stage != "page":
+        raise RequestError(f"diversity: expected stage page, got stage {stage!r}")
+    if diversity is not None and not 0 <= _number(diversity) <= 1:
+        raise RequestError(f"diversity: expected a number from 0 to 1, got {diversity!r}")
+    if type(options.objective_scores) is not bool:
+        raise RequestError(
+            f"objective_scores: expected true or false, got {options.objective_scores!r}"
+        )
+    if options.objective_scores and stage == "retrieve":
+        raise RequestError("objective_scores: expected stage rank or page, got stage 'retrieve'")
+
+
+def _number(value: Any) -> float:
+    """A number or the text of one, since not every client can send a fraction; NaN for others."""
+    try:
+        return float(value) if type(value) in (int, float, str) else math.nan
+    except ValueError:
+        return math.nan
 
 
 def _is_time(value: Any) -> bool:
@@ -200,7 +247,20 @@ def _parse_row(
         time=options.time,
         explain=options.explain,
         place=options.place,
+        stage=options.stage,
+        diversity=DIVERSITY if options.diversity is None else float(options.diversity),
+        objective_scores=options.objective_scores,
+        candidates=_candidates(tensors, row),
     )
+
+
+def _candidates(tensors: Mapping[str, NDArray[Any]], row: int) -> NDArray[np.int64] | None:
+    candidates = _sequence(tensors, "candidates", row)
+    if candidates is not None and len(candidates) > CANDIDATES_MAX:
+        raise RequestError(
+            f"candidates: expected at most {CANDIDATES_MAX} items, got {len(candidates)}"
+        )
+    return candidates
 
 
 def _user_id(tensors: Mapping[str, NDArray[Any]], row: int) -> str | None:

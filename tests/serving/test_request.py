@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from engine.errors import RequestError
 from engine.serving.request import (
+    CANDIDATES_MAX,
     CLOCK_SKEW_S,
     EVENTS_MAX,
     K_MAX,
@@ -152,14 +153,52 @@ def test_time(time: object) -> None:
     refused(text, users(b"u"), time=time)
 
 
-@pytest.mark.parametrize("name", ["K", "top_k", "stage", "diversity", "sequence_id"])
+@pytest.mark.parametrize("name", ["K", "top_k", "stages", "sequence_id"])
 def test_a_misspelt_parameter_is_not_ignored(name: str) -> None:
-    known = "k, strategy, repeats, filter, time, explain, place"
+    known = "k, strategy, repeats, filter, time, explain, place, stage, diversity, objective_scores"
     refused(f"{name}: expected a parameter of {known}, got {name!r}", users(b"u"), **{name: 1})
 
 
+@pytest.mark.parametrize("value", ["ranked", 1, None])
+def test_stage(value: object) -> None:
+    refused(f"stage: expected retrieve, rank, page, got {value!r}", users(b"u"), stage=value)
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.5, "much", "nan", True, [0.5]])
+def test_diversity_is_a_share(value: object) -> None:
+    text = f"diversity: expected a number from 0 to 1, got {value!r}"
+    refused(text, users(b"u"), stage="page", diversity=value)
+
+
+def test_diversity_may_be_text() -> None:
+    for value in (0.25, "0.25"):
+        parameters = json.dumps({"stage": "page", "diversity": value})
+        assert parse(users(b"u"), parameters, NOW)[0].diversity == 0.25
+
+
+def test_parameters_of_another_stage() -> None:
+    text = "diversity: expected stage page, got stage 'rank'"
+    refused(text, users(b"u"), stage="rank", diversity=0.5)
+    text = "objective_scores: expected stage rank or page, got stage 'retrieve'"
+    refused(text, users(b"u"), objective_scores=True)
+    text = "objective_scores: expected true or false, got 1"
+    refused(text, users(b"u"), stage="rank", objective_scores=1)
+
+
+def test_too_many_candidates() -> None:
+    text = f"candidates: expected at most {CANDIDATES_MAX} items, got {CANDIDATES_MAX + 1}"
+    tensors = users(b"u") | ints("candidates", [*range(CANDIDATES_MAX + 1)])
+    refused(text, tensors)
+
+
+def test_candidates_are_padded_row_by_row() -> None:
+    tensors = users(b"u", b"v", b"w") | ints("candidates", [3, 4], [5, -1], [-1, -1])
+    found = [request.candidates for request in parse(tensors, "", NOW)]
+    assert [None if one is None else one.tolist() for one in found] == [[3, 4], [5], None]
+
+
 def test_unknown_tensor() -> None:
-    known = "user_id, item_ids, event_types, event_times, context"
+    known = "user_id, item_ids, event_types, event_times, context, candidates"
     refused(f"items: expected a tensor of {known}, got 'items'", ints("items", [1]))
 
 

@@ -96,6 +96,9 @@ def _respond(outcomes: list[Reply | RequestError | StoreError]) -> pb_utils.Infe
         pb_utils.Tensor(name, np.stack([getattr(reply, name) for reply in outcomes]))
         for name in ("item_ids", "scores", "source")
     ]
+    if outcomes[0].objective_scores is not None:
+        scores = np.stack([reply.objective_scores for reply in outcomes])
+        outputs.append(pb_utils.Tensor("objective_scores", scores))
     if outcomes[0].explanation is not None:
         texts = [[reply.explanation.encode()] for reply in outcomes]
         outputs.append(pb_utils.Tensor("explanation", np.array(texts, dtype=object)))
