@@ -60,6 +60,9 @@ class TrainConfig(_Frozen):
     clip: float = Field(1.0, gt=0, description="largest gradient norm of a parameter group")
     delta_freeze: float = Field(1.0, ge=0, description="epochs before the residuals Δ move")
     delta_lr_scale: float = Field(0.1, gt=0)
+    delta_start: Literal["zero", "cooccurrence"] = Field(
+        "zero", description="cooccurrence: factors of what users buy near each other"
+    )
     lambda_train: float = Field(0.0, ge=0)
     alpha: float = Field(1.0, gt=0, description="smoothing of the popularity prior")
     lambda_neg: float = Field(0.1, ge=0)
@@ -125,34 +128,38 @@ _PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "next-item": {
         "model": {
             "layers": 1,
-            "d_model": 64,
+            "d_model": 128,
             "heads": 2,
             "d_ff": 256,
-            "d_serve": 64,
-            "dropout": 0.5,
+            "d_serve": 128,
+            "dropout": 0.3,
             "token_dropout": 0.5,
             "window": 50,
             "hop": 10,
+            "text_dim": 192,
             "day_bias": False,
             "repeats": False,
         },
         "train": {
-            "epochs": 20.0,
+            "epochs": 10.0,
             "batch_size": 128,
-            "lr": 1e-3,
+            "lr": 2e-3,
             "clip": 5.0,
             "delta_freeze": 0.0,
             "delta_lr_scale": 1.0,
+            "delta_start": "cooccurrence",
             "lambda_neg": 0.0,
             "lambda_aux": 0.0,
             "lambda_gen": 0.0,
             "gen_sessions": 1,
-            "shared_uniform": 4096,
-            "shared_positive": 4096,
+            "target_sessions": 8,
+            "target_decay": 0.7,
+            "shared_uniform": 2048,
+            "shared_positive": 1024,
             "subclass_negatives": 0,
             "history_candidates": 0,
             "positions": 50,
-            "average": 0.998,
+            "average": 0.995,
             "length_batches": 16,
         },
     },

@@ -29,6 +29,7 @@ from .average import WeightAverage
 from .batches import Batches
 from .history import Past, past
 from .loss import Losses, Objective
+from .warm_start import cooccurrence_factors
 
 CONTEXT_WEIGHT, SIGNAL = "context_weight", "signal"  # parameters with a row a signal, at the end
 WEIGHTS_FILE, CONFIG_FILE, METRICS_FILE = "model.safetensors", "config.json", "metrics.jsonl"
@@ -68,6 +69,10 @@ def train(
     model = build_model(config.model, dataset, config.train.seed)
     if start is None:
         _standardise_repeats(model, history, config)
+        if config.train.delta_start == "cooccurrence":
+            factors = cooccurrence_factors(history, model.items.delta.shape[1])
+            with torch.no_grad():
+                model.items.delta.copy_(torch.from_numpy(factors))
     elif only_context is None:
         load_weights(model, start)
     else:
