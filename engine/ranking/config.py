@@ -106,7 +106,7 @@ class LiveStudyConfig(ComparisonConfig):
     """The comparison on the live platform; a skew is that of clicks over gifts."""
 
     live: LiveConfig = LiveConfig()
-    fusion: FusionConfig = FusionConfig(per_request=False, batch_requests=256)
+    fusion: FusionConfig = FusionConfig(per_request=False)
     skews: tuple[float, ...] = Field(default=(200 / 3, 5.0), min_length=1)
     cs: tuple[float, ...] = (0.02, 0.5, 2.5, 20.0, 200.0)
     taus: tuple[float, ...] = (0.3,)
@@ -117,7 +117,7 @@ class CurveConfig(_Frozen):
     """Pages of rooms on air at each diversity."""
 
     live: LiveConfig = LiveConfig()
-    fusion: FusionConfig = FusionConfig(per_request=False, batch_requests=256)
+    fusion: FusionConfig = FusionConfig(per_request=False)
     requests: int = Field(default=300, ge=2)
     candidates: int = Field(default=60, ge=2, description="rooms on air a request")
     size: int = Field(default=10, ge=2, description="of a page")

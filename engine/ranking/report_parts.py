@@ -9,9 +9,14 @@ from pydantic import Field
 from .config import CurveConfig, FusionConfig, LiveStudyConfig, StudyConfig, _Frozen
 from .curve import live_curve
 from .data.kuairand import load_kuairand
+from .data.live import LiveConfig, simulate_live
+from .sarm.config import SarmStudyConfig
+from .sarm.study import study as sarm_study
 from .study import study
 from .study_live import study_live
 from .study_logs import compare
+from .wesing.config import StudyConfig as WesingStudyConfig
+from .wesing.study import study as wesing_study
 
 LIVE, KUAIRAND, SIMULATED = "live", "kuairand", "simulated"
 
@@ -26,6 +31,10 @@ class ReportConfig(_Frozen):
     harmonrank_kuairand: FusionConfig = FusionConfig(per_request=False, batch_requests=256)
     kuairand_seeds: int = Field(default=3, ge=1)
     curve: CurveConfig = CurveConfig()
+    live: LiveConfig = Field(default=LiveConfig(), description="of SARM and WeSing")
+    live_seed: int = Field(default=0, ge=0)
+    sarm: SarmStudyConfig = SarmStudyConfig()
+    wesing: WesingStudyConfig = WesingStudyConfig()
 
 
 class Part(NamedTuple):
@@ -52,8 +61,25 @@ def _dpp_live(config: ReportConfig, kuairand: Path | None) -> dict[str, Any]:
     return {"curve": live_curve(config.curve)}
 
 
+def _sarm_live(config: ReportConfig, kuairand: Path | None) -> dict[str, Any]:
+    live = simulate_live(config.live, config.live_seed)
+    return sarm_study(live.impressions, live.anchors, config.sarm)
+
+
+def _wesing_live(config: ReportConfig, kuairand: Path | None) -> dict[str, Any]:
+    return wesing_study(simulate_live(config.live, config.live_seed).impressions, config.wesing)
+
+
+def _wesing_kuairand(config: ReportConfig, kuairand: Path | None) -> dict[str, Any]:
+    assert kuairand is not None
+    return wesing_study(load_kuairand(kuairand), config.wesing)
+
+
 # By study.dataset, the longest first.
 PARTS = {
+    f"sarm.{LIVE}": Part(_sarm_live, ("live", "live_seed", "sarm")),
+    f"wesing.{LIVE}": Part(_wesing_live, ("live", "live_seed", "wesing")),
+    f"wesing.{KUAIRAND}": Part(_wesing_kuairand, ("wesing",)),
     f"harmonrank.{LIVE}": Part(_harmonrank_live, ("harmonrank_live",)),
     f"harmonrank.{SIMULATED}": Part(_harmonrank_simulated, ("harmonrank_simulated",)),
     f"harmonrank.{KUAIRAND}": Part(_harmonrank_kuairand, ("harmonrank_kuairand", "kuairand_seeds")),

@@ -11,7 +11,7 @@ TEMPLATE = """<!doctype html>
 * { box-sizing: border-box; }
 body { margin: 0; background: #f8fafc; color: var(--ink);
   font: 15px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", sans-serif; }
-main { max-width: 1080px; margin: 0 auto; padding: 28px 18px 60px; }
+main { max-width: 1240px; margin: 0 auto; padding: 28px 18px 60px; }
 h1 { font-size: 26px; letter-spacing: -.01em; margin: 0 0 4px; }
 h2 { font-size: 18px; margin: 40px 0 4px; }
 h3 { font-size: 14px; margin: 18px 0 6px; }
@@ -25,9 +25,9 @@ a { color: var(--gain); text-decoration: none; }
 .card svg { display: block; width: 100%; height: auto; font-family: inherit; }
 .card svg text { font-family: inherit !important; }
 .scroll { overflow-x: auto; background: #fff; border: 1px solid var(--line); border-radius: 10px; }
-table { border-collapse: collapse; width: 100%; font-size: 13.5px;
+table { border-collapse: collapse; width: 100%; font-size: 13px;
   font-variant-numeric: tabular-nums; }
-th, td { padding: 6px 10px; text-align: right; white-space: nowrap;
+th, td { padding: 5px 8px; text-align: right; white-space: nowrap;
   border-bottom: 1px solid var(--line); }
 th { color: var(--soft); font-weight: 600; }
 .name { text-align: left; }
