@@ -141,7 +141,7 @@ _PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "repeats": False,
         },
         "train": {
-            "epochs": 10.0,
+            "epochs": 14.0,
             "batch_size": 128,
             "lr": 2e-3,
             "clip": 5.0,
