@@ -88,6 +88,7 @@ def run(
     """
     if seed is not None:
         config = config.model_copy(update={"train": config.train.model_copy(update={"seed": seed})})
+    commit = source_commit()  # of what runs: the tree may move on meanwhile
     data = Amazon.read(source)
     folder = work / "-".join((data.name, *(f"no_{part}" for part in without)))
     shop = write_shop(data, folder / "shop", text="text" not in without, tags="tags" not in without)
@@ -122,7 +123,7 @@ def run(
         threads=torch.get_num_threads(),
         counts=_counts(dataset),
         config=config.model_dump(mode="json"),
-        commit=source_commit(),
+        commit=commit,
     )
 
 
