@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from .auc import Ids
 from .config import CurveConfig
 from .data.impressions import Impressions
 from .data.live import simulate_live
@@ -24,6 +25,7 @@ def diversity_curve(
     diversities: Sequence[float],
     window: int | None = None,
     worth: F64 | None = None,
+    kind: Ids | None = None,
 ) -> list[dict[str, Any]]:
     """For each diversity the means over requests of a page's relevance and of its items' likeness.
 
@@ -32,11 +34,12 @@ def diversity_curve(
         vectors: [B, N, D].
         size: 2 <= size <= N items a page.
         worth: [B, N] what an item on a page is counted for; None counts nothing.
+        kind: [B, N] what an item is of, as a category; None counts nothing.
     Returns:
         Rows of `diversity`, `theta`, `relevance` (deviations above the request's mean), `kept`
         (share of the size most relevant items on the page), `similarity` ((1 + cos)/2 over pairs of
-        the page) and, if asked, `worth` (sum over the page); a 95 % interval over requests, by
-        Student, under `*_ci` of each that is measured.
+        the page) and, if asked, `worth` (sum over the page) and `kinds` (different ones on it); a
+        95 % interval over requests, by Student, under `*_ci` of each that is measured.
     Raises:
         ValueError: a size that leaves no pair or no full page.
     """
@@ -59,6 +62,9 @@ def diversity_curve(
         }
         if worth is not None:
             measured["worth"] = np.take_along_axis(worth, chosen, 1).sum(1)
+        if kind is not None:
+            on_page = np.sort(np.take_along_axis(kind, chosen, 1), 1)
+            measured["kinds"] = 1 + (np.diff(on_page) != 0).sum(1)
         row: dict[str, Any] = {"diversity": diversity, "theta": 1 - diversity}
         for name, values in measured.items():
             row |= {name: float(values.mean()), f"{name}_ci": interval(values)}
@@ -70,7 +76,7 @@ def live_curve(config: CurveConfig) -> list[dict[str, Any]]:
     """`diversity_curve` of rooms on air on the live platform, through the funnel's own stages.
 
     Relevance is HarmonRank's logit over the fine ranker's probabilities, likeness that of the
-    rooms' titles, worth the expected effective watches of a page, by the truth.
+    rooms' titles, worth the expected effective watches of a page, by the truth, kinds categories.
     """
     live = simulate_live(config.live, config.seed)
     made = funnel(live, described(live, live.impressions))
@@ -82,6 +88,7 @@ def live_curve(config: CurveConfig) -> list[dict[str, Any]]:
     asked = asked.filter(pl.col("request_id").is_in(lists.frame["request_id"].unique().to_list()))
     relevance = fused(network, scored(made.rank, Impressions(asked)))
     shape = (config.requests, config.candidates)
+    category = lists.frame["live_content_category"].fill_null("").rank("dense").cast(pl.Int64)
     vectors = live.tables.titles[lists.frame["live_name_id"]].astype(np.float64)
     return diversity_curve(
         relevance.reshape(shape),
@@ -89,4 +96,5 @@ def live_curve(config: CurveConfig) -> list[dict[str, Any]]:
         config.size,
         config.diversities,
         worth=truth[:, OBJECTIVES.index("watch")].reshape(shape),
+        kind=category.to_numpy().reshape(shape),
     )

@@ -20,6 +20,7 @@ _DPP = {
     "similarity": "likeness of pairs",
     "kept": "share of the most relevant kept",
     "worth": "effective watches expected",
+    "kinds": "categories on the page",
 }
 
 

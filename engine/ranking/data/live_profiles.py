@@ -18,7 +18,7 @@ from .live_world import World
 _AGES = ("12-17", "18-23", "24-30", "31-40", "41-49", "50+")
 _FANS = ("0", "1-9", "10-99", "100-999", "1000+")
 _TITLES = 2  # a streamer
-_NOISE = 1.0
+_NOISE, _TITLE_NOISE = 1.0, 0.4
 _DAY_MS = 86_400_000
 
 
@@ -65,7 +65,7 @@ def title_vectors(world: World, rng: np.random.Generator) -> NDArray[np.float32]
     content = world.content[np.searchsorted(world.author, streamers)]
     image = content @ rng.normal(size=(content.shape[1], 128)) / content.shape[1] ** 0.5
     titles = np.repeat(image, _TITLES, 0)
-    found: NDArray[np.float32] = (titles + _NOISE * rng.normal(size=titles.shape)).astype(
+    found: NDArray[np.float32] = (titles + _TITLE_NOISE * rng.normal(size=titles.shape)).astype(
         np.float32
     )
     return found
