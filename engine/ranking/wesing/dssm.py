@@ -62,12 +62,25 @@ def catalogue(log: Impressions) -> Impressions:
     return Impressions(log.frame.unique("item_id", keep="last", maintain_order=True))
 
 
+def in_batch_loss(cosines: Tensor, item: Tensor, log_q: Tensor, gamma: float) -> Tensor:
+    """mean_i -log softmax_j(γ cos(u_i, v_j) - log Q_j) at j = i.
+
+    A batch has items as often as they are positive, Q, and without the correction the towers would
+    answer P/Q. Other rows of the positive's own item are no negatives of it.
+
+    Args:
+        cosines: [n, n] of users i and items j.
+        item: [n] ids.
+        log_q: [n] of the items.
+    """
+    same = item[:, None] == item
+    same.fill_diagonal_(False)
+    logits = (gamma * cosines - log_q).masked_fill(same, -torch.inf)
+    return F.cross_entropy(logits, torch.arange(len(item)))
+
+
 def train_dssm(log: Impressions, config: DssmConfig | None = None) -> Dssm:
     """Towers that tell a positive's item from the other items of its batch.
-
-    -log softmax_j(γ cos(u_i, v_j) - log Q_j) at j = i: a batch shows items as often as they are
-    positive, Q, and without the correction the towers would answer P/Q. Rows of the positive's own
-    item are no negatives of it.
 
     Raises:
         ConfigError: an objective or a context column that the log lacks.
@@ -95,10 +108,7 @@ def train_dssm(log: Impressions, config: DssmConfig | None = None) -> Dssm:
     for _ in range(config.epochs):
         for rows in torch.split(torch.randperm(len(item)), config.batch):
             cosines = towers[0](*of_user.at(rows)) @ towers[1](*of_item.at(rows)).T
-            logits = config.gamma * cosines - log_q[rows]
-            same = item[rows, None] == item[rows]
-            same.fill_diagonal_(False)
-            loss = F.cross_entropy(logits.masked_fill(same, -torch.inf), torch.arange(len(rows)))
+            loss = in_batch_loss(cosines, item[rows], log_q[rows], config.gamma)
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()

@@ -3,13 +3,14 @@
 import numpy as np
 import polars as pl
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.errors import ConfigError
 from engine.ranking.data.impressions import Impressions
 from engine.ranking.wesing.config import Correction, DssmConfig
-from engine.ranking.wesing.dssm import catalogue, train_dssm
+from engine.ranking.wesing.dssm import catalogue, in_batch_loss, train_dssm
 from engine.ranking.wesing.frequency import log_frequency
 from engine.ranking.wesing.recall import DssmSource, recall_at, united
 
@@ -60,6 +61,17 @@ def test_vectors_are_of_unit_length_and_read_one_side_each() -> None:
     cosines = dssm.users(seen) @ dssm.items(shown).T
     best = shown.item[np.argmax(cosines, 1)]
     assert (source.recall(seen, 1)[:, 0] == best).mean() > 0.99
+
+
+def test_the_loss_has_other_items_of_the_batch_as_negatives() -> None:
+    cosines = torch.tensor([[0.9, 0.1, 0.5], [0.2, 0.3, 0.4], [0.6, 0.7, 0.8]])
+    log_q = torch.tensor([-1.0, -2.0, -1.0])
+    z = (5 * cosines - log_q).exp()
+    expected = torch.stack(
+        [z[0, 0] / (z[0, 0] + z[0, 1]), z[1, 1] / z[1].sum(), z[2, 2] / (z[2, 1] + z[2, 2])]
+    )
+    loss = in_batch_loss(cosines, torch.tensor([7, 8, 7]), log_q, 5.0)
+    torch.testing.assert_close(loss, -expected.log().mean())
 
 
 @pytest.mark.parametrize("correction", ["counted", "streaming"])

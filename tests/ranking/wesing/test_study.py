@@ -42,14 +42,19 @@ def log(n: int = 3000) -> Impressions:
 
 
 @pytest.fixture(scope="module")
-def found() -> tuple[dict[str, Any], list[tuple[Impressions, TrainConfig]]]:
-    """The study of a log, and what each ranker was trained on."""
+def found() -> tuple[dict[str, Any], list[tuple[Impressions, TrainConfig, Impressions]]]:
+    """The study of a log, and what each ranker was trained on and asked."""
     calls = []
     train = module.train_ranker
 
     def noted(seen: Impressions, config: TrainConfig) -> Any:
-        calls.append((seen, config))
-        return train(seen, config)
+        trained = train(seen, config)
+
+        def asks(asked: Impressions) -> Any:
+            calls.append((seen, config, asked))
+            return trained(asked)
+
+        return asks
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "train_ranker", noted)
@@ -91,22 +96,30 @@ def test_experts_have_one_budget(found: Any) -> None:
     assert min(sizes.values()) > 0.9 * sizes["cgc"]
 
 
+def begins(part: Impressions) -> pl.Series:
+    """When each request begins."""
+    return part.frame.group_by("request_id").agg(pl.col("time").min())["time"]
+
+
 def test_the_rate_is_chosen_before_the_last_part_is_seen(found: Any) -> None:
     row, calls = found
-    cut = np.quantile(log().time, [0.5, 0.75])
-    for seen, config in calls:
-        start = seen.frame.group_by("request_id").agg(pl.col("time").min())["time"].max()
-        assert start < cut[1]
-        tuning = start < cut[0]
-        assert tuning or config.lr == 2e-2  # nothing is learned at 1e-6
-    assert [len(seen) for seen, _ in calls].count(row["rows"][0]) == 2 * 7
-    assert len(calls) == 7 * (2 + 2)
+    half, last = np.quantile(log().time, [0.5, 0.75])
+    tuning = [(config, seen, asked) for seen, config, asked in calls if begins(asked).min() < last]
+    assert len(tuning) == 7 * 2
+    for _, seen, asked in tuning:
+        assert begins(seen).max() < half <= begins(asked).min()
+        assert begins(asked).max() < last
+    asking = [(config, seen, asked) for seen, config, asked in calls if begins(asked).min() >= last]
+    assert len(asking) == 7 * 2
+    assert all(config.lr == 2e-2 for config, _, _ in asking)  # nothing is learned at 1e-6
+    assert {len(seen) for _, seen, _ in asking} == {sum(row["rows"][:2])}
+    assert all(begins(seen).max() < last for _, seen, _ in asking)
     assert all(one["rate"] == 2e-2 for kind in ("kfm", "experts") for one in row[kind])
 
 
 def test_conversions_are_of_the_click_where_they_never_happen_without(found: Any) -> None:
     _, calls = found
-    assert all(config.ranker.parents == {"watch": "click"} for _, config in calls)
+    assert all(config.ranker.parents == {"watch": "click"} for _, config, _ in calls)
     with pytest.raises(ValueError, match=r"click: expected one of .* got buy"):
         study(log(300), StudyConfig(train=TRAIN, click="buy"))
 
