@@ -29,6 +29,9 @@ from .evaluation.protocol import last_cuts, next_session
 from .evaluation.show import comparison_table, metrics_table
 from .manifest import source_commit
 from .pipeline import begin, export_run, is_made, mark_made, source_digest, stage_key, train_run
+from .ranking.shop.config import ShopRankerConfig
+from .ranking.shop.run import rank_run
+from .ranking.shop.show import metrics_table as ranker_table
 from .serving.client import Recommendation, StarsClient
 from .serving.explain import REPEAT
 from .serving.latency import NULL_REPOSITORY, measure
@@ -53,8 +56,11 @@ def run_demo(out: Path) -> None:
     cuts, config = last_cuts(dataset), load_config("small")
     with _stage(console, "training: `small`, on everything before the test's 28 days"):
         train_run(dataset, cuts.test, config, out / "run", quiet=False)
+    with _stage(console, "ranker: on what the model retrieved in the 28 days before that"):
+        rank_run(dataset, out / "run", cuts.test, ShopRankerConfig(), out / "ranker", threads=2)
+    console.print(ranker_table(out / "ranker"))
     with _stage(console, "export: encoder to ONNX, item tables, every household's vectors"):
-        export_run(dataset, out / "run", cuts.test, out / "bundle")
+        export_run(dataset, out / "run", cuts.test, out / "bundle", ranker=out / "ranker")
     bundle = Bundle.open(out / "bundle")
     with _stage(console, "evaluation: 28 days that training and validation never saw"):
         metrics = _evaluation(out / "evaluation", bundle, dataset, cuts.end)
@@ -155,6 +161,16 @@ def _show(
     }
     console.print(names.table("A filter, and nothing bought before", changes))
 
+    stages: dict[str, dict[str, Any]] = {
+        "retrieved": {},
+        "ranked and fused": {"stage": "rank", "objective_scores": True},
+        "page, diversity 0.5": {"stage": "page", "diversity": 0.5, "objective_scores": True},
+    }
+    funnel = {name: client.recommend(**ask, **stage) for name, stage in stages.items()}
+    console.print(names.table("A page before and after ranking and diversity", funnel))
+    kinds = {name: names.kinds(answer) for name, answer in funnel.items()}
+    console.print(" · ".join(f"{name}: {n} subclasses" for name, n in kinds.items()))
+
     contexts = _contexts(bundle)
     by_context = {
         name: client.recommend(**ask, strategy="next", repeats="exclude", context=values)
@@ -172,6 +188,10 @@ def _show(
         "strategies": {name: names.data(answer) for name, answer in lists.items()},
         "changes": {name: names.data(answer) for name, answer in changes.items()},
         "changed_of_ten": moved,
+        "funnel": {
+            name: {"subclasses": kinds[name], "items": names.data(answer)}
+            for name, answer in funnel.items()
+        },
         "contexts": {
             name: {"signals": contexts[name], "items": names.data(answer)}
             for name, answer in by_context.items()
@@ -232,10 +252,15 @@ class _Names:
 
     def __init__(self, bundle: Bundle) -> None:
         self._ids, self._names = bundle.items["item_ids"], bundle.columns["name"]
+        self._subclasses = bundle.columns["subclass"]
 
     def of(self, item_ids: list[int]) -> list[str]:
         """Names of catalogue ids."""
         return [str(name) for name in self._names.take(np.searchsorted(self._ids, item_ids))]
+
+    def kinds(self, answer: Recommendation) -> int:
+        """How many different subclasses a list holds."""
+        return len({*self._subclasses.take(np.searchsorted(self._ids, answer.item_ids))})
 
     def table(self, title: str, answers: dict[str, Recommendation]) -> Table:
         """Lists side by side. Many products share a name, so the id stands before it."""

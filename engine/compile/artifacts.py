@@ -16,6 +16,7 @@ import torch
 
 from engine.errors import BackendUnavailable
 from engine.ops import MAX_K
+from engine.ranking.shop.sidecar import RANK_FILE, read_sidecar
 from engine.runtime.sidecar import Bucket, PlanPrecision, Target, sha256, write_plan
 from engine.runtime.tensorrt import INSTALL, load_module
 
@@ -55,13 +56,15 @@ class Artifacts:
         rows: one an artifact and card.
         graphs: encode graphs by precision, int8 as the CPU runs it.
         append: the append graphs likewise; none for a bidirectional model.
-        plans: by target and precision.
+        plans: of the encoder, by target and precision.
+        rankers: plans of the bundle's ranker, by target; none where it has none.
     """
 
     rows: list[Artifact] = field(default_factory=list)
     graphs: dict[str, Path] = field(default_factory=dict)
     append: dict[str, Path] = field(default_factory=dict)
     plans: dict[tuple[str, str], Path] = field(default_factory=dict)
+    rankers: dict[Target, Path] = field(default_factory=dict)
 
 
 def buckets_of(window: int) -> tuple[Bucket, ...]:
@@ -171,6 +174,21 @@ class _Maker:
                     self._folder / "model_repository", graph, plan.content, plan.sidecar
                 )
                 self._write_plan("encode_fp16_fused.plan", self._fused(trt, graph, sms[0]))
+        self._write_ranker(trt, target, sms)
+
+    def _write_ranker(self, trt: Any, target: Target, sms: Sequence[int]) -> None:
+        """An engine or plan of what ranks a bundle's candidates, in fp32: it is small, and its
+        conversions are sums of logarithms."""
+        bundle = self._subject.bundle
+        if bundle is None or bundle.ranker is None:
+            return
+        candidates = read_sidecar(bundle.ranker).candidates
+        buckets = [Bucket(batch, candidates) for batch in _BATCHES]
+        self._progress(f"{target}: ranker, {len(buckets)} shapes")
+        graph = (bundle.ranker / RANK_FILE).read_bytes()
+        plan = build_plan(trt, target, graph, "fp32", buckets, sms=sms)
+        path = self._write_plan(f"rank_fp32.{SUFFIXES[target]}", plan)
+        self.made.rankers[target] = path
 
     def _fused(self, trt: Any, graph: bytes, sm: int) -> Plan:
         subject = self._subject

@@ -115,7 +115,7 @@ def _write_bundle(subject: Subject, made: Artifacts, folder: Path, threads: int)
     if bundle is None:
         export(subject.model, subject.dataset, subject.config, subject.cut, folder, 0.0, threads)
         bundle = Bundle.open(folder)
-    add_engines(bundle, made.plans.values(), folder)
+    add_engines(bundle, [*made.plans.values(), *made.rankers.values()], folder)
 
 
 @contextmanager

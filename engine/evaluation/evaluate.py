@@ -10,13 +10,14 @@ from engine.data.dataset import Dataset
 from engine.errors import BundleError, StarsError
 from engine.serving.options import Options
 from engine.serving.recommender import Recommender
-from engine.serving.request import Reply, Request, Strategy
+from engine.serving.request import Reply, Request, Stage, Strategy
 from engine.training.history import Past, past
 
 from . import baselines, metrics
 from .protocol import Task, next_session
 
 STRATEGIES: tuple[Strategy, ...] = ("next", "general", "round_robin")
+STAGES: tuple[Stage, ...] = ("rank", "page")
 COMPARED = ("next", "round_robin")
 K = 10
 LAMBDAS = (0.0, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3)
@@ -52,6 +53,8 @@ class Evaluation:
 def evaluate(bundle: Bundle, dataset: Dataset, end: int, threads: int = 1) -> Evaluation:
     """The bundle's lists for each user's first session in [cut, end), and the baselines'.
 
+    With a ranker also what it makes of the round robin: `rank`, and `page` of default diversity.
+
     Args:
         bundle: its cut divides the past from the answers.
         dataset: that the bundle was made of.
@@ -73,6 +76,8 @@ def evaluate(bundle: Bundle, dataset: Dataset, end: int, threads: int = 1) -> Ev
     lists: dict[str, NDArray[np.int64]] = {
         name: recommended(recommender, dataset, task, name) for name in STRATEGIES
     }
+    if recommender.funnel is not None:
+        lists |= {stage: recommended(recommender, dataset, task, stage=stage) for stage in STAGES}
     lists |= baseline_lists(history, task)
     values = {name: metrics.per_request(rows, task.targets) for name, rows in lists.items()}
     n_catalogue = len(history.catalogue)
@@ -104,13 +109,17 @@ def baseline_lists(history: Past, task: Task) -> dict[str, NDArray[np.int64]]:
 
 
 def recommended(
-    recommender: Recommender, dataset: Dataset, task: Task, strategy: Strategy
+    recommender: Recommender,
+    dataset: Dataset,
+    task: Task,
+    strategy: Strategy = "round_robin",
+    stage: Stage = "retrieve",
 ) -> NDArray[np.int64]:
     """[Q, 10] item indices that the request path answers to stored users at the task's times."""
     empty = np.zeros(0, np.int64)
     names = [name.decode() for name in dataset.user_ids[task.users].tolist()]
     requests = [
-        Request(name, empty, None, None, None, K, strategy, "allow", None, time, False)
+        Request(name, empty, None, None, None, K, strategy, "allow", None, time, False, stage=stage)
         for name, time in zip(names, task.times.tolist(), strict=True)
     ]
     rows = []

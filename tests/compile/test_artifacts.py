@@ -29,7 +29,7 @@ from engine.data.dataset import Dataset
 from engine.errors import BackendUnavailable, BundleError, CompileError, ConfigError
 from engine.evaluation.protocol import last_cuts
 from engine.model.stars import Stars
-from engine.runtime.sidecar import Bucket, Sidecar, sha256
+from engine.runtime.sidecar import Bucket, Sidecar, sha256, sidecar_path
 from engine.serving.recommender import Recommender
 from engine.serving.request import Reply, Request
 from engine.training.loop import CONFIG_FILE, save_weights
@@ -182,6 +182,13 @@ def test_a_trained_bundle(run: Path, dataset: Dataset, bundle: Path, tmp_path: P
     assert after.manifest.lambda_serve == before.manifest.lambda_serve
     added = after.manifest.files.keys() - before.manifest.files.keys()
     assert {"engines/encode_int8.rtx", "engines/encode_int8.rtx.json"} <= added
+    assert {"engines/rank_fp32.rtx", "engines/rank_fp32.rtx.json"} <= added
+    plan = tmp_path / "bundle" / "engines" / "rank_fp32.rtx"
+    engine = Sidecar.model_validate_json(sidecar_path(plan).read_bytes())
+    assert [bucket.batch for bucket in engine.buckets] == [1, 8, 32]
+    assert {bucket.length for bucket in engine.buckets} == {40}
+    assert before.ranker is not None
+    assert engine.graph_sha256 == sha256((before.ranker / "rank.onnx").read_bytes())
     assert before.manifest.files.items() <= after.manifest.files.items()
     # The CPU's graph is the one that the bundle serves.
     served = before.manifest.files["encode.int8.onnx"].sha256
