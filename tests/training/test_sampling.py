@@ -113,7 +113,7 @@ def test_other_positions_targets_come_in_by_popularity() -> None:
 def test_targets_and_pages_are_certain() -> None:
     for drawn in draws(sampler(), 20):
         for pairs in (FOLLOWING, GENERAL, PAGES):
-            for position, item in zip(*pairs, strict=True):
+            for position, item in zip(pairs.position, pairs.item, strict=True):
                 at = (drawn.position == position) & (drawn.item == item)
                 assert drawn.log_pi[at].tolist() == [0.0]
 
