@@ -6,6 +6,7 @@ import shlex
 import subprocess
 import sys
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -210,6 +211,38 @@ def rank_train(
     done = rank_run(dataset, run, _until(dataset, until), resolved, out, threads)
     Console().print(metrics_table(out))
     print(f"{out}: {'trained' if done else 'unchanged'}")
+
+
+@rank_app.command("report")
+def rank_report(
+    out: Annotated[Path, typer.Option(help="folder of report.json and report.html")] = Path(
+        "artifacts/rank"
+    ),
+    kuairand: Annotated[
+        Path | None, typer.Option(help="folder of the KuaiRand subset; default: without it")
+    ] = None,
+    bundle: Annotated[
+        Path | None, typer.Option(help="bundle with a ranker, for latencies; give --data too")
+    ] = None,
+    data: Annotated[Path | None, typer.Option(help="dataset that the bundle was made of")] = None,
+    from_results: Annotated[
+        Path | None, typer.Option(help="a stored report.json: only draw its page")
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="processes")] = 2,
+) -> None:
+    """Study SARM, WeSing, HarmonRank and pages: what is missing is computed, part by part."""
+    from .ranking.report import main_report
+
+    if (bundle is None) != (data is None):
+        raise typer.BadParameter("--bundle and --data: expected both or neither")
+    measure = None
+    if bundle is not None and data is not None:
+        from .data.dataset import Dataset
+        from .ranking.shop.latency import latency
+
+        users = [name.decode() for name in Dataset.load(data).user_ids.tolist()]
+        measure = partial(latency, bundle, users)
+    main_report(out, kuairand, from_results, latency=measure, workers=workers)
 
 
 @app.command("compile")
