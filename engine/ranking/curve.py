@@ -79,7 +79,7 @@ def live_curve(config: CurveConfig) -> list[dict[str, Any]]:
     rooms' titles, worth the expected effective watches of a page, by the truth, kinds categories.
     """
     live = simulate_live(config.live, config.seed)
-    made = funnel(live, described(live, live.impressions))
+    made = funnel(described(live, live.impressions))
     network, _ = train(made.seen, config.fusion.model_copy(update={"seed": config.seed}))
     lists, truth = candidate_lists(live, config.requests, config.candidates, config.seed)
     # Past rates count earlier days only: those of the last day's candidates move none of them.

@@ -41,11 +41,15 @@ def study_live(config: LiveStudyConfig) -> dict[str, Any]:
     """`compare` on one platform a seed."""
 
     def draw(skew: float, seed: int) -> Drawn:
-        live = simulate_live(at_skew(config.live, skew), seed)
-        made = funnel(live, described(live, live.impressions))
-        return Drawn(made.seen, made.asked, live.truth[made.last.frame[_ROW]])
+        return drawn(simulate_live(at_skew(config.live, skew), seed))
 
     return compare(config, draw)
+
+
+def drawn(live: Live) -> Drawn:
+    """What the funnel says of a platform's log, and its truth."""
+    made = funnel(described(live, live.impressions))
+    return Drawn(made.seen, made.asked, live.truth[made.last.frame[_ROW]])
 
 
 def at_skew(config: LiveConfig, skew: float) -> LiveConfig:
@@ -69,7 +73,7 @@ def described(live: Live, log: Impressions) -> Impressions:
     return with_past(Impressions(frame.with_columns(rows, item_id=pl.col("streamer_id"))))
 
 
-def funnel(live: Live, log: Impressions) -> Funnel:
+def funnel(log: Impressions) -> Funnel:
     """The fine ranker on the first half of a `described` log; the rest scored by it."""
     first, second, last = split(log)
     parents = {m: "click" for m in log.objectives if m != "click"}
