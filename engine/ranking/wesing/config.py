@@ -61,9 +61,9 @@ class TrainConfig(_Frozen):
     ranker: RankerConfig = RankerConfig()
     gradients: GradientsConfig = GradientsConfig()
     epochs: int = Field(default=3, ge=1)
-    batch: int = Field(default=1024, ge=1, description="impressions a step")
+    batch: int = Field(default=512, ge=1, description="impressions a step")
     lr: float = Field(default=1e-2, gt=0)
-    weight_decay: float = Field(default=1.0, ge=0)
+    weight_decay: float = Field(default=0.1, ge=0)
     seed: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
@@ -123,7 +123,7 @@ class StudyConfig(_Frozen):
     click: str = Field(
         default="click", description="parent of the objectives that never happen without it"
     )
-    rates: tuple[float, ...] = Field(default=(1e-2, 2e-2), min_length=1)
+    rates: tuple[float, ...] = Field(default=(5e-3, 1e-2), min_length=1)
     seeds: int = Field(default=5, ge=2)
     resamples: int = Field(default=200, ge=1, description="of users and seeds")
 

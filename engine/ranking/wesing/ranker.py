@@ -63,6 +63,14 @@ class Ranker(nn.Module):
         logits: Tensor = self.tree((hidden * self.tower_out).sum(-1) + self.prior)
         return logits
 
+    def kept(self) -> set[nn.Parameter]:
+        """Parameters that weight decay leaves alone: kernels, which start at I, and biases."""
+        return {
+            p
+            for name, p in self.named_parameters()
+            if name.startswith("kfm.") or name.endswith(("bias", "prior"))
+        }
+
     def shared(self) -> list[nn.Parameter]:
         """Parameters that several tasks move."""
         own = {id(p) for p in self.towers()}
@@ -123,9 +131,10 @@ def train_ranker(log: Impressions, config: TrainConfig | None = None) -> Trained
     backward = backward_by(
         config.gradients, shared, ranker.towers(), ranker.experts.last_shared(), labels.shape[1]
     )
-    optimiser = torch.optim.AdamW(
-        [*shared, *ranker.towers()], lr=config.lr, weight_decay=config.weight_decay
-    )
+    every, kept = [*shared, *ranker.towers()], ranker.kept()
+    decayed = {"params": [p for p in every if p not in kept], "weight_decay": config.weight_decay}
+    rest = {"params": [p for p in every if p in kept], "weight_decay": 0.0}
+    optimiser = torch.optim.AdamW([decayed, rest], lr=config.lr)
     steps = config.epochs * -(-len(labels) // config.batch)
     pace = torch.optim.lr_scheduler.OneCycleLR(optimiser, config.lr, steps, pct_start=0.1)
     ranker.train()
@@ -133,7 +142,7 @@ def train_ranker(log: Impressions, config: TrainConfig | None = None) -> Trained
         for rows in torch.split(torch.randperm(len(labels)), config.batch):
             optimiser.zero_grad()
             backward(losses(ranker(embedding(*inputs.at(rows))), labels[rows]))
-            nn.utils.clip_grad_norm_([*shared, *ranker.towers()], 1.0)
+            nn.utils.clip_grad_norm_(every, 1.0)
             optimiser.step()
             pace.step()
     return TrainedRanker(features, embedding, ranker.eval())

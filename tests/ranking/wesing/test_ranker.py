@@ -74,6 +74,18 @@ def test_towers_and_shared_parameters_are_all_there_are() -> None:
     assert not {id(row) for row in frozen.kfm.rows} & {id(p) for p in frozen.shared()}
 
 
+def test_weight_decay_pulls_no_kernel_and_no_bias() -> None:
+    """At this rate only the decay moves a parameter by more than 1e-5."""
+    log = conversions(600)
+    config = TrainConfig(epochs=1, batch=100, lr=1e-6, weight_decay=2e5)
+    trained = train_ranker(log, config).ranker
+    start = {"kfm": torch.eye(8), "prior": torch.logit(torch.from_numpy(log.labels.mean(0)))}
+    assert trained.kfm is not None
+    torch.testing.assert_close(trained.kfm.rows[0][:, :8], start["kfm"], atol=1e-4, rtol=0)
+    torch.testing.assert_close(trained.prior, start["prior"].float(), atol=2e-3, rtol=0)
+    assert trained.experts.last_shared().abs().max() < 0.8
+
+
 def test_onnx_runtime_scores_as_torch_whatever_requests_and_candidates(
     tmp_path: Path,
 ) -> None:
