@@ -10,6 +10,7 @@ from engine.ranking.curve import live_curve
 from engine.ranking.data.live import Live, simulate_live
 from engine.ranking.data.live_text import FIELDS
 from engine.ranking.study_live import at_skew, described, drawn, study_live
+from engine.ranking.study_logs import split
 
 SMALL = LiveConfig(users=80, streamers=400, days=4)
 FUSION = FusionConfig(per_request=False, epochs=1)
@@ -50,8 +51,15 @@ def test_rows_have_the_text_and_the_past_of_their_streamer(live: Live) -> None:
 def test_the_truth_of_what_is_asked_is_its_own(live: Live) -> None:
     """Requests are split whole, so that the last part is no plain tail of the log."""
     _, asked, truth = drawn(live)
-    tail = live.impressions.labels[-len(truth) :]
-    assert (asked.labels != tail).any()
+    last = split(described(live, live.impressions))[2]
+    begun = last.frame.select(pl.col("time").min().over("request_id")).to_series()
+    row = np.flatnonzero(
+        live.impressions.frame.select(pl.col("time").min().over("request_id")).to_series()
+        >= begun.min()
+    )
+    assert row[0] < len(live.truth) - len(row)
+    np.testing.assert_array_equal(live.truth[row], truth)
+    np.testing.assert_array_equal(live.impressions.labels[row], asked.labels)
     for m in range(5):
         p = truth[:, m]
         error = np.sqrt((p * (1 - p)).sum()) / len(p)
