@@ -45,9 +45,10 @@ class _Runs(NamedTuple):
 def study(log: Impressions, config: StudyConfig | None = None) -> dict[str, Any]:
     """Lists `kfm`, `experts` and `gradients` of rows, AUC and GAUC on the last quarter by time.
 
-    The learning rate of each ranker is chosen on the third quarter after training on the first
-    half; the rankers that are asked are trained on the first three quarters, one a seed. Experts
-    have the parameters of CGC's, at most.
+    The learning rate of each ranker is chosen on the third quarter after training on the half
+    before it; the rankers that are asked are trained on the half before the last quarter, one a
+    seed, so that a rate is used for as many steps as it was chosen for. Experts have the parameters
+    of CGC's, at most.
 
     Returns:
         Each row has `method`, `auc` and `gauc` of each objective and their `mean`, as value, `low`
@@ -57,10 +58,10 @@ def study(log: Impressions, config: StudyConfig | None = None) -> dict[str, Any]
     """
     config = config or StudyConfig()
     log = with_past(log)
-    half, last = (int(t) for t in np.quantile(log.time, [0.5, 0.75]))
+    quarter, half, last = (int(t) for t in np.quantile(log.time, [0.25, 0.5, 0.75]))
     start, end = int(log.time[0]), int(log.time[-1]) + 1
     first, valid = log.between(start, half), log.between(half, last)
-    seen, asked = log.between(start, last), log.between(last, end)
+    seen, asked = log.between(quarter, last), log.between(last, end)
     variants = _variants(seen, _with_parents(config, log))
     runs = {
         name: _run(seen, asked, _tuned(first, valid, train, config), config)
@@ -87,7 +88,7 @@ def study(log: Impressions, config: StudyConfig | None = None) -> dict[str, Any]
         ]
     return {
         **rows,
-        "rows": [len(first), len(valid), len(asked)],
+        "rows": [len(first), len(valid), len(seen), len(asked)],
         "config": config.model_dump(),
     }
 
