@@ -10,6 +10,7 @@ from .config import CurveConfig, FusionConfig, LiveStudyConfig, StudyConfig, _Fr
 from .curve import live_curve
 from .data.kuairand import load_kuairand
 from .data.live import LiveConfig, simulate_live
+from .sarm.anchors import metadata_of, templated
 from .sarm.config import SarmStudyConfig
 from .sarm.study import study as sarm_study
 from .study import study
@@ -66,6 +67,14 @@ def _sarm_live(config: ReportConfig, kuairand: Path | None) -> dict[str, Any]:
     return sarm_study(live.impressions, live.anchors, config.sarm)
 
 
+def _sarm_kuairand(config: ReportConfig, kuairand: Path | None) -> dict[str, Any]:
+    assert kuairand is not None
+    log = load_kuairand(kuairand)
+    # KuaiRand has no texts: its duration is all that an anchor can tell.
+    anchors = templated(metadata_of(log), {"format": "a video of up to {length} seconds"})
+    return sarm_study(log, anchors, config.sarm)
+
+
 def _wesing_live(config: ReportConfig, kuairand: Path | None) -> dict[str, Any]:
     return wesing_study(simulate_live(config.live, config.live_seed).impressions, config.wesing)
 
@@ -79,6 +88,7 @@ def _wesing_kuairand(config: ReportConfig, kuairand: Path | None) -> dict[str, A
 PARTS = {
     f"sarm.{LIVE}": Part(_sarm_live, ("live", "live_seed", "sarm")),
     f"wesing.{LIVE}": Part(_wesing_live, ("live", "live_seed", "wesing")),
+    f"sarm.{KUAIRAND}": Part(_sarm_kuairand, ("sarm",)),
     f"wesing.{KUAIRAND}": Part(_wesing_kuairand, ("wesing",)),
     f"harmonrank.{LIVE}": Part(_harmonrank_live, ("harmonrank_live",)),
     f"harmonrank.{SIMULATED}": Part(_harmonrank_simulated, ("harmonrank_simulated",)),

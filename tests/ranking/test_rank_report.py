@@ -10,6 +10,7 @@ import pytest
 
 from engine.errors import BackendUnavailable, ConfigError
 from engine.ranking import report as report_module
+from engine.ranking.config import CurveConfig, FusionConfig, LiveConfig
 from engine.ranking.report import main_report, merged
 from engine.ranking.report_fusion import dpp, harmonrank
 from engine.ranking.report_models import sarm, wesing
@@ -274,6 +275,23 @@ def test_kuairands_parts_need_its_folder(one_part: None, tmp_path: Path) -> None
     said: list[str] = []
     main_report(tmp_path, folder, say=said.append)
     assert [line.split(":")[0] for line in said[:-1]] == ["dpp.kuairand"]
+
+
+def test_a_part_is_made_in_a_process_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(report_module, "PARTS", {"dpp.live": PARTS["dpp.live"]})
+    small = CurveConfig(
+        live=LiveConfig(users=40, streamers=200, days=2),
+        fusion=FusionConfig(per_request=False, epochs=1),
+        requests=5, candidates=6, size=3, diversities=(0.0, 1.0),
+    )  # fmt: skip
+    said: list[str] = []
+    found = main_report(tmp_path, config=ReportConfig(curve=small), workers=1, say=said.append)
+    assert [row["theta"] for row in found["dpp"]["curve"]] == [1.0, 0.0]
+    assert re.fullmatch(r"dpp.live: \d+\.\d min", said[0])
+    assert found["config"]["curve"]["requests"] == 5
+    assert "Relevance against likeness" in (tmp_path / "report.html").read_text()
 
 
 def test_the_page_alone_comes_from_a_stored_report(tmp_path: Path) -> None:
