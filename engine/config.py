@@ -148,6 +148,7 @@ _PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "delta_freeze": 0.0,
             "delta_lr_scale": 1.0,
             "delta_start": "cooccurrence",
+            "refit_epochs": 5.0,
             "lambda_neg": 0.0,
             "lambda_aux": 0.0,
             "lambda_gen": 0.0,

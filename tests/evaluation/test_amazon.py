@@ -44,6 +44,7 @@ epochs = 2.0
 batch_size = 16
 lr = 0.01
 average = 0.9
+refit_epochs = 1.0
 length_batches = 2
 shared_uniform = 20
 """
