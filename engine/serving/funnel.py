@@ -64,14 +64,18 @@ class Funnel:
         self.objectives, self.candidates = sidecar.objectives, sidecar.candidates
         self._rank = open_session(folder / RANK_FILE, threads, ("probability",))
         self._fuse = open_session(folder / FUSE_FILE, threads, ("fused",))
-        self.seconds = dict.fromkeys(TIMED, 0.0)
-        self.requests = dict.fromkeys(TIMED, 0)
+        self.reset()
 
     @classmethod
     def of(cls, bundle: Bundle, calendar: Calendar, threads: int = 1) -> "Funnel | None":
         """The bundle's; None where it has no ranker."""
         folder = bundle.ranker
         return None if folder is None else cls(folder, calendar, threads)
+
+    def reset(self) -> None:
+        """Counts from here on."""
+        self.seconds = dict.fromkeys(TIMED, 0.0)
+        self.requests = dict.fromkeys(TIMED, 0)
 
     def set_items(self, catalogue: Catalogue, bias: Floats) -> None:
         """Later calls are of these items and their prior in the scores, [N]."""

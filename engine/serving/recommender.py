@@ -35,7 +35,7 @@ from .funnel import Funnel, Ranked
 from .live import LiveEncoder, LiveRequest
 from .options import DEFAULTS, Options
 from .query import Query, Resolver
-from .request import SOURCES, Reply, Request
+from .request import SOURCES, Reply, Request, Stage
 from .signals import open_signals
 from .weights import RequestWeights
 
@@ -248,14 +248,18 @@ class Recommender:
         asked: list[tuple[UserRecord | None, NDArray[np.int64]]] = [(stored, ids[:0])]
         if live:
             asked.append((None, ids[:1]))
+        stage: Stage = "retrieve" if self.funnel is None else "page"
         for known, events in asked:
             request = Request(
-                None, events, None, None, None, 1, "round_robin", "allow", None, None, False
-            )
+                None, events, None, None, None, 1, "round_robin", "allow", None, None, False,
+                stage=stage,
+            )  # fmt: skip
             self._answer([self._resolver.resolve(request, known)])
         self.drift = Drift(len(self.bundle.manifest.signals))
         self.live.counts = Counter(dict.fromkeys(self.live.counts, 0))
         self._index.counts = NO_COUNTS
+        if self.funnel is not None:
+            self.funnel.reset()
 
     def _answer(self, queries: list[Query]) -> list[Reply]:
         """A reply to each query: vectors, retrieval, and the stages that it asks for."""

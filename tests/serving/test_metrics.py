@@ -13,6 +13,7 @@ from engine.bundle import Bundle
 from engine.errors import ConfigError
 from engine.serving.client import StarsClient
 from engine.serving.drift import Drift
+from engine.serving.funnel import TIMED
 from engine.serving.metrics import Metrics, Reading
 from engine.serving.options import Options
 from engine.serving.server import MODEL_REPOSITORY, TritonServer
@@ -31,13 +32,22 @@ def test_a_watched_server(bundle: Path) -> None:
         mean = [signal.mean for signal in manifest.signals]
         std = [signal.std for signal in manifest.signals]
         client.recommend("user-003", context=(np.array(mean) + 2 * np.array(std)).tolist(), time=at)
-        told = metrics(server, "stars_context_requests_total", 4)
+        client.recommend("user-003", stage="page", time=at)
+        told = metrics(server, "stars_context_requests_total", 5)
     one = {key.partition("{")[0]: value for key, value in told.items()}
-    by = {(key.partition("{")[0], label): v for key, v in told.items()
-          for label in ("wanted", "found", "hits", "misses") if f'"{label}"' in key}  # fmt: skip
+    kinds = ("wanted", "found", "hits", "misses", *TIMED)
+    by = {
+        (key.partition("{")[0], kind): value
+        for key, value in told.items()
+        for kind in kinds
+        if f'"{kind}"' in key
+    }
     assert by["stars_filter_total", "misses"] == 1
     assert by["stars_filter_total", "hits"] == 2
-    assert by["stars_recall_items_total", "wanted"] == 2 * (3 * 5 + 10)
+    assert by["stars_recall_items_total", "wanted"] == 2 * (3 * 5 + 10 + 40)
+    asked = {stage: by["stars_stage_requests_total", stage] for stage in TIMED}
+    assert asked == {"retrieve": 5, "rank": 1, "fuse": 1, "page": 1}
+    assert all(by["stars_stage_seconds_total", stage] > 0 for stage in TIMED)
     assert by["stars_recall_items_total", "found"] == by["stars_recall_items_total", "wanted"]
     assert one["stars_context_signal_squares"] >= 4
     assert 0 <= one["stars_index_age_seconds"] < 60
