@@ -62,6 +62,7 @@ def differences(title: str, bars: Sequence[Bar], x: str) -> str:
         axes.axvline(0, color=INK, linewidth=1)
         axes.set(title=title, xlabel=x)
         axes.margins(x=0.08)
+        axes.locator_params(axis="x", nbins=6)
         axes.set_ylim(len(bars) - 0.5, -0.5)
         axes.grid(axis="y", visible=False)
 

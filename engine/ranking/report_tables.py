@@ -101,7 +101,7 @@ def plain(name: str) -> str:
     names = {
         "bce": "summed cross-entropies", "pairwise": "pairwise surrogate", "fm": "FM", "kfm": "KFM",
         "kfm_equal": "KFM, equal lengths", "mmoe": "MMoE", "cgc": "CGC", "gradnorm": "GradNorm",
-        "pcgrad": "PCGrad",
+        "pcgrad": "PCGrad", "sum": "plain sum",
     }  # fmt: skip
     return names.get(name, name.replace("_", " "))
 

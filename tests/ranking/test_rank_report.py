@@ -154,7 +154,7 @@ def test_the_page_says_by_itself_where_a_claim_does_not_hold() -> None:
     assert found["CGC orders better than MMoE", "live, AUC"] == "holds"
     assert found["KFM orders better than FM", "live, GAUC"] == "holds"
     # Gradients come in the list before their sum.
-    assert found["PCGrad orders better than sum", "live, AUC"] == "does not hold"
+    assert found["PCGrad orders better than plain sum", "live, AUC"] == "does not hold"
 
 
 def test_tables_have_every_row(tmp_path: Path) -> None:
