@@ -24,13 +24,15 @@ from engine.data.text import CachedEmbedder, Embedder
 from engine.manifest import source_commit
 from engine.model.stars import Stars
 from engine.pipeline import begin, is_made, load_model, mark_made, stage_key
-from engine.training.history import past
+from engine.training.history import Past, past
 from engine.training.loop import WEIGHTS_FILE, run_fingerprint, train
 
 from .leave_one_out import accuracy, next_items, top_items
+from .neighbours import WEIGHTS, Neighbours
 
 Protocol = Literal["strict", "refit"]
 Part = Literal["text", "tags"]
+Means = dict[str, float]
 PARTS: tuple[Part, ...] = ("text", "tags")
 MINUTES_FILE = "minutes.json"
 
@@ -41,6 +43,8 @@ class Result:
 
     Attributes:
         test, validation: measure -> mean over the users; validation is None for `refit`.
+        model_alone: the same without the term of counts, by split.
+        gamma: weight of that term, chosen on the validation item by the strict model.
         standard_error: "test" or "validation" -> measure -> standard error of that mean.
         minutes, cpu_minutes: of training, on the clock and on all cores together.
         counts: users, items, events, texts and tags.
@@ -52,6 +56,8 @@ class Result:
     seed: int
     test: dict[str, float]
     validation: dict[str, float] | None
+    model_alone: dict[str, dict[str, float]]
+    gamma: float
     standard_error: dict[str, dict[str, float]]
     minutes: float
     cpu_minutes: float
@@ -104,18 +110,23 @@ def run(
     )
     validation, test = data.cuts
     strict = folder / f"run-strict-{config.train.seed}"
-    model, minutes = _trained(dataset, validation, config, strict, quiet)
+    strict_model, minutes = _trained(dataset, validation, config, strict, quiet)
+    model = strict_model
     if protocol == "refit":
         refit = folder / f"run-refit-{config.train.seed}"
         model, more = _trained(dataset, test, _refit(config), refit, quiet, strict / WEIGHTS_FILE)
         minutes = minutes[0] + more[0], minutes[1] + more[1]
 
-    cuts = {"test": test} | ({"validation": validation} if protocol == "strict" else {})
+    near = Neighbours.of(_past(dataset, validation, config))
+    gamma, table_of_gamma = _choose(dataset, validation, config, strict_model, near)
     found = {}
-    for name, at in cuts.items():
-        history = past(dataset, at, config.train.alpha, config.train.repeat_types)
-        asked = next_items(dataset, at)
-        found[name] = accuracy(top_items(model, history, asked.users), asked.target)
+    if protocol == "strict":
+        found["validation"] = table_of_gamma[gamma]
+        found["validation, model alone"] = table_of_gamma[0.0]
+    else:
+        near = Neighbours.of(_past(dataset, test, config))
+    measured = _measure(dataset, test, config, model, near, (gamma, 0.0))
+    found["test"], found["test, model alone"] = measured
     return Result(
         dataset=data.name,
         protocol=protocol,
@@ -123,7 +134,11 @@ def run(
         seed=config.train.seed,
         test=found["test"][0],
         validation=found["validation"][0] if protocol == "strict" else None,
-        standard_error={name: errors for name, (_, errors) in found.items()},
+        model_alone={
+            name.split(",")[0]: means for name, (means, _) in found.items() if "alone" in name
+        },
+        gamma=gamma,
+        standard_error={name: errors for name, (_, errors) in found.items() if "alone" not in name},
         minutes=round(minutes[0], 2),
         cpu_minutes=round(minutes[1], 2),
         threads=torch.get_num_threads(),
@@ -152,7 +167,36 @@ def table(result: Result) -> Table:
         if means is not None:
             errors = result.standard_error[name]
             shown.add_row(name, *(f"{v:.4f} ± {errors[m]:.4f}" for m, v in means.items()))
+            alone = result.model_alone[name].values()
+            shown.add_row("  without counts", *(f"{value:.4f}" for value in alone))
     return shown
+
+
+def _past(dataset: Dataset, cut: int, config: Config) -> Past:
+    return past(dataset, cut, config.train.alpha, config.train.repeat_types)
+
+
+def _measure(
+    dataset: Dataset,
+    cut: int,
+    config: Config,
+    model: Stars,
+    near: Neighbours,
+    weights: Sequence[float],
+) -> list[tuple[Means, Means]]:
+    """Means and standard errors at each γ, of what everyone did at `cut`."""
+    asked = next_items(dataset, cut)
+    lists = top_items(model, _past(dataset, cut, config), asked.users, near, weights)
+    return [accuracy(rows, asked.target) for rows in lists]
+
+
+def _choose(
+    dataset: Dataset, cut: int, config: Config, model: Stars, near: Neighbours
+) -> tuple[float, dict[float, tuple[Means, Means]]]:
+    """The γ of the highest NDCG@10 at the validation cut, and the measures at each."""
+    measured = _measure(dataset, cut, config, model, near, WEIGHTS)
+    found = dict(zip(WEIGHTS, measured, strict=True))
+    return max(found, key=lambda gamma: found[gamma][0]["ndcg@10"]), found
 
 
 def _trained(

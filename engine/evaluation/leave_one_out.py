@@ -1,5 +1,6 @@
 """The leave-one-out protocol: everyone's one next item, ranked among all items not seen before."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import ir_measures
@@ -13,6 +14,8 @@ from engine.errors import StarsError
 from engine.features import UserFeatures, encode_inputs
 from engine.model.stars import Events, Stars
 from engine.training.history import Past
+
+from .neighbours import Neighbours
 
 K = 10
 _MEASURES = {"recall@5": R @ 5, "ndcg@5": nDCG @ 5, "recall@10": R @ 10, "ndcg@10": nDCG @ 10}
@@ -44,17 +47,27 @@ def next_items(dataset: Dataset, cut: int) -> NextItems:
 
 
 @torch.no_grad()
-def top_items(model: Stars, past: Past, users: NDArray[np.int64], k: int = K) -> NDArray[np.int64]:
-    """[Q, k] items of the highest h_next · c, best first; the user's whole past is left out.
+def top_items(
+    model: Stars,
+    past: Past,
+    users: NDArray[np.int64],
+    near: Neighbours,
+    weights: Sequence[float] = (0.0,),
+    k: int = K,
+) -> list[NDArray[np.int64]]:
+    """For each γ of `weights`, [Q, k] items of the highest h_next · c + γ · near, best first.
+
+    The user's whole past is left out.
 
     Args:
         model: trained, in evaluation mode.
         past: histories; users: [Q] indices with at least one event in it.
+        near: of the past that was trained on.
     """
     every = torch.arange(len(past.dataset.item_ids))
     rows = model.items.rows(every)
     candidates = model.items.candidates(rows)
-    lists = []
+    lists: list[list[NDArray[np.int64]]] = [[] for _ in weights]
     # Alike lengths beside one another: a batch is padded to its longest window.
     order = np.argsort(np.diff(past.offsets)[users], kind="stable")
     for start in range(0, len(users), _AT_ONCE):
@@ -63,10 +76,12 @@ def top_items(model: Stars, past: Past, users: NDArray[np.int64], k: int = K) ->
         seen = [past.history(user).items.astype(np.int64) for user in chosen.tolist()]
         place = np.repeat(np.arange(len(chosen)), [len(items) for items in seen])
         scores[torch.from_numpy(place), torch.from_numpy(np.concatenate(seen))] = -torch.inf
-        lists.append(scores.topk(k).indices.numpy())
-    best = np.empty((len(users), k), np.int64)
-    best[order] = np.concatenate(lists)
-    return best
+        term = near.term(seen) if any(weights) else None
+        for weight, rows_of in zip(weights, lists, strict=True):
+            total = scores if term is None or not weight else scores + weight * term
+            rows_of.append(total.topk(k).indices.numpy())
+    back = np.argsort(order)
+    return [np.concatenate(rows_of)[back] for rows_of in lists]
 
 
 def _queries(

@@ -29,7 +29,7 @@ def cooccurrence_factors(past: Past, dim: int) -> NDArray[np.float32]:
         dim: width of Δ. Where the data has fewer factors, the first columns are 0.
     """
     n_items = len(past.dataset.item_ids)
-    near = _near(past, n_items)
+    near = near_pairs(past)
     counts = np.bincount(past.item, minlength=n_items)
     flat = diags_array(np.maximum(counts, 1.0) ** -FLATTEN)
     start = np.full(n_items, n_items**-0.5)
@@ -45,8 +45,10 @@ def cooccurrence_factors(past: Past, dim: int) -> NDArray[np.float32]:
     return wide
 
 
-def _near(past: Past, n_items: int) -> csr_array:
-    """C [N, N], symmetric."""
+def near_pairs(past: Past, back: float = 1.0) -> csr_array:
+    """C [N, N]: C_ij sums DECAY^(k - 1) over events of j that follow one of i by the same user,
+    k <= REACH apart, and `back` times that over events of j before it."""
+    n_items = len(past.dataset.item_ids)
     user = np.repeat(np.arange(len(past.offsets) - 1), np.diff(past.offsets))
     total = csr_array((n_items, n_items), dtype=np.float64)
     for apart in range(1, REACH + 1):
@@ -54,5 +56,5 @@ def _near(past: Past, n_items: int) -> csr_array:
         one, other = past.item[:-apart][same], past.item[apart:][same]
         weight = np.full(len(one), DECAY ** (apart - 1))
         pairs = coo_array((weight, (one, other)), shape=(n_items, n_items)).tocsr()
-        total = total + pairs + pairs.T
+        total = total + pairs + back * pairs.T
     return total

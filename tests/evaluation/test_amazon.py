@@ -22,6 +22,7 @@ from engine.data.prepare import prepare
 from engine.errors import DataError, StarsError
 from engine.evaluation import amazon
 from engine.evaluation.leave_one_out import accuracy, next_items, top_items
+from engine.evaluation.neighbours import Neighbours
 from engine.features import UserFeatures, encode_inputs
 from engine.model.build import build_model
 from engine.model.stars import Events
@@ -117,7 +118,8 @@ def test_lists_are_the_best_of_all_items_but_the_users_own(tmp_path: Path, split
     history = past(dataset, cuts[split], 1.0, ("purchase",))
     asked = next_items(dataset, cuts[split])
     assert asked.users.tolist() == list(range(USERS))
-    lists = top_items(model, history, asked.users)
+    near = Neighbours.of(history)
+    (lists,) = top_items(model, history, asked.users, near)
     rows = model.items.rows(torch.arange(ITEMS))
     candidates = model.items.candidates(rows).detach().numpy()
     for user, list_ in zip(asked.users.tolist(), lists, strict=True):
