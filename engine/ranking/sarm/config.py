@@ -34,10 +34,10 @@ class RankerConfig(_Frozen):
     identity: bool = Field(default=True, description="h_TAR beside h_CLS")
     sequence: bool = Field(default=True, description="h_UIN")
     auxiliary: float = Field(default=0.1, ge=0, description="λ of the author-only head on click")
-    history: int = Field(default=10, ge=1, description="m, authors last clicked")
+    history: int = Field(default=30, ge=1, description="m, authors last clicked")
     field_dim: int = Field(default=16, ge=1)
     hidden: int = Field(default=64, ge=1)
-    cross: int = Field(default=16, ge=1, description="products of two projections")
+    cross: int = Field(default=32, ge=1, description="products of two projections")
     experts: ExpertsConfig = ExpertsConfig(hidden=32, width=16)
 
 
@@ -49,10 +49,10 @@ class OnlineConfig(_Frozen):
         default=1, ge=1, description="over the first part, before the last is asked"
     )
     lr: float = Field(default=3e-3, gt=0)
-    encoder_lr: float = Field(default=5e-4, gt=0, description="of the encoder's layers")
+    encoder_lr: float = Field(default=1e-4, gt=0, description="of the encoder's other weights")
     table_lr: float = Field(default=1e-2, gt=0, description="of tables of vectors")
-    token_lr: float = Field(default=1e-2, gt=0, description="of the base tokens' vectors")
-    weight_decay: float = Field(default=0.01, ge=0)
+    token_lr: float = Field(default=3e-2, gt=0, description="of the base tokens' vectors")
+    weight_decay: float = Field(default=0.1, ge=0)
     sweep_s: int = Field(default=86400, ge=1, description="authors not written for so long")
 
 
@@ -71,8 +71,9 @@ class SarmStudyConfig(_Frozen):
         encoder=EncoderConfig(dim=32, hidden=64, max_tokens=40, units=1000)
     )
     seeds: int = Field(default=3, ge=2)
-    train_share: float = Field(default=0.75, gt=0, lt=1, description="of the rows, by time")
-    until: float = Field(default=1.0, gt=0, le=1, description="share of the rows that is read")
+    train_share: float = Field(default=2 / 3, gt=0, lt=1, description="of the rows, by time")
+    since: float = Field(default=0.25, ge=0, lt=1, description="share of the rows left out first")
+    until: float = Field(default=1.0, gt=0, le=1, description="share of the rows read or left out")
     resamples: int = Field(default=300, ge=20)
     exposures: tuple[int, ...] = Field(
         default=(0, 10, 50, 200), min_length=1, description="bounds of buckets of authors"

@@ -69,6 +69,8 @@ def tag_codes(anchors: pl.DataFrame, known: pl.DataFrame, min_count: int = 2) ->
 class Tags(nn.Module):
     """h_CLS = W [embedding of each of the six fields]."""
 
+    codes: Tensor
+
     def __init__(self, codes: Tensor, dim: int) -> None:
         super().__init__()
         self.register_buffer("codes", codes, persistent=False)
@@ -87,6 +89,8 @@ class Tags(nn.Module):
 
 class FrozenText(nn.Module):
     """h_CLS = W e + b, e a text embedding that stays as it is."""
+
+    frozen: Tensor
 
     def __init__(self, frozen: Tensor, dim: int) -> None:
         super().__init__()

@@ -37,13 +37,15 @@ class TokenTensors(NamedTuple):
 
     @classmethod
     def of(cls, tokens: Tokens) -> "TokenTensors":
-        return cls(*(torch.from_numpy(part) for part in tokens))
+        base, domain, field, length = (torch.from_numpy(part) for part in tokens)
+        return cls(base, domain, field, length)
 
     def at(self, rows: Tensor) -> "TokenTensors":
         """Those anchors, without the columns that are beyond all their lengths."""
         length = self.length[rows]
         longest = int(length.max()) if len(rows) else 1
-        return TokenTensors(*(part[rows, :longest] for part in self[:3]), length)
+        base, domain, field = (part[rows, :longest] for part in self[:3])
+        return TokenTensors(base, domain, field, length)
 
 
 class AnchorEncoder(nn.Module):
@@ -52,6 +54,9 @@ class AnchorEncoder(nn.Module):
     The vector of an author's id is a shared default plus a Δ that starts at 0: an author never
     trained is the default id, to the bit.
     """
+
+    cos: Tensor
+    sin: Tensor
 
     def __init__(self, config: EncoderConfig, tokens: int, units: int, authors: int) -> None:
         """`tokens` and `units`: sizes of both vocabularies; `authors`: ids 0 to authors - 1."""

@@ -11,49 +11,50 @@ from torch import Tensor, nn
 
 from engine.compile.onnx import OPSET, name_nodes, save
 
-from .model import Given, Sarm
+from .model import Given, Sarm, UserSequence
 
 
-def export_sarm(model: Sarm, path: Path) -> None:
-    """Writes a graph of one request: `numbers` [N, F], `categories` [N, C], and, as far as the model
-    has them, `content` [N, P] projected bank rows and `history` [m, D] bank rows, to `logits` [N, M].
+def export_rank(model: Sarm, path: Path) -> None:
+    """Writes the graph of one request's candidates, to `logits` [N, M].
+
+    Inputs are `numbers` [N, F], `categories` [N, C] and, as far as the model has them, `bank`
+    [A, P], the projected bank, with `rows` [N], its row of each candidate, and `user` [1, P].
 
     Args:
         model: trained, on the CPU.
         path: the .onnx file.
     """
-    model.eval()
-    features = model.ranker.fields
-    n, m = torch.export.Dim("candidates"), torch.export.Dim("history")
-    wide = sum(model.ranker.widths)
-    numbers = sum(len(part) for part in features.parts)
+    fields, wide = model.ranker.fields, sum(model.ranker.widths)
+    n, a = torch.export.Dim("candidates"), torch.export.Dim("authors")
     example: dict[str, Tensor] = {
-        "numbers": torch.ones(3, numbers),
-        "categories": torch.zeros(3, len(features.tables), dtype=torch.int64),
+        "numbers": torch.ones(3, sum(len(part) for part in fields.parts)),
+        "categories": torch.zeros(3, len(fields.tables), dtype=torch.int64),
     }
     shapes: dict[str, object] = {"numbers": {0: n}, "categories": {0: n}}
     if model.ranker.content is not None:
-        example["content"], shapes["content"] = torch.ones(3, wide), {0: n}
+        example |= {"bank": torch.ones(4, wide), "rows": torch.zeros(3, dtype=torch.int64)}
+        shapes |= {"bank": {0: a}, "rows": {0: n}}
     if model.sequence is not None:
-        example["history"], shapes["history"] = torch.ones(4, model.config.encoder.dim), {0: m}
-    with torch.no_grad(), warnings.catch_warnings():
-        # Said of every input that shares a dimension, and of torch's own calls.
-        warnings.filterwarnings("ignore", message=".*axis name.*will not be used")
-        warnings.filterwarnings("ignore", message=".*LeafSpec.*deprecated")
-        program = torch.onnx.export(
-            _Graph(model, tuple(example)).eval(),
-            tuple(example.values()),
-            dynamo=True,
-            dynamic_shapes=(tuple(shapes.values()),),
-            input_names=list(example),
-            output_names=["logits"],
-            opset_version=OPSET,
-            verbose=False,
-        )
-    assert program is not None
-    graph = program.model_proto
-    name_nodes(graph)
-    save(graph, path)
+        example["user"], shapes["user"] = torch.ones(1, wide), {}
+    _export(_Rank(model, tuple(example)), example, shapes, "logits", path)
+
+
+def export_user(model: Sarm, path: Path) -> None:
+    """Writes the graph of a user: `vectors` [A, D] of the bank and the rows `history` [m] of the
+    authors last clicked, to `user` [1, P].
+
+    Raises:
+        ValueError: a model without a user sequence.
+    """
+    if model.sequence is None or model.ranker.user is None:
+        raise ValueError("export_user: model: expected a user sequence, got none")
+    m, a = torch.export.Dim("history"), torch.export.Dim("authors")
+    example = {
+        "vectors": torch.ones(5, model.config.encoder.dim),
+        "history": torch.zeros(3, dtype=torch.int64),
+    }
+    shapes: dict[str, object] = {"vectors": {0: a}, "history": {0: m}}
+    _export(_User(model.sequence, model.ranker.user), example, shapes, "user", path)
 
 
 def projection(model: Sarm) -> NDArray[np.float32]:
@@ -64,33 +65,64 @@ def projection(model: Sarm) -> NDArray[np.float32]:
     return found
 
 
-class _Graph(nn.Module):
-    """One request, its parts as arguments."""
+def _export(
+    module: nn.Module,
+    example: dict[str, Tensor],
+    shapes: dict[str, object],
+    output: str,
+    path: Path,
+) -> None:
+    with torch.no_grad(), warnings.catch_warnings():
+        # Said of every input that shares a dimension, and of torch's own calls.
+        warnings.filterwarnings("ignore", message=".*axis name.*will not be used")
+        warnings.filterwarnings("ignore", message=".*LeafSpec.*deprecated")
+        program = torch.onnx.export(
+            module.eval(),
+            tuple(example.values()),
+            dynamo=True,
+            dynamic_shapes=(tuple(shapes.values()),),
+            input_names=list(example),
+            output_names=[output],
+            opset_version=OPSET,
+            verbose=False,
+        )
+    assert program is not None
+    graph = program.model_proto
+    name_nodes(graph)
+    save(graph, path)
+
+
+class _Rank(nn.Module):
+    """The ranker over bank rows, its parts as arguments."""
 
     def __init__(self, model: Sarm, names: tuple[str, ...]) -> None:
         super().__init__()
-        self.model, self.names = model, names
+        self.ranker, self.names = model.ranker, names
 
     def forward(self, *parts: Tensor) -> Tensor:
         given = dict(zip(self.names, parts, strict=True))
-        user = None
-        if "history" in given:
-            assert self.model.sequence is not None and self.model.ranker.user is not None
-            user = self.model.ranker.user(_whole(self.model, given["history"]))
-        found: Tensor = self.model.ranker(
-            Given(given["numbers"], given["categories"], given.get("content"), user)
+        content = F.embedding(given["rows"], given["bank"]) if "bank" in given else None
+        found: Tensor = self.ranker(
+            Given(given["numbers"], given["categories"], content, given.get("user"))
         )
         return found
 
 
-def _whole(model: Sarm, history: Tensor) -> Tensor:
-    """`UserSequence` of one history [m, D] without padding, [1, D]."""
-    sequence = model.sequence
-    assert sequence is not None
-    place = model.config.ranker.history - history.shape[0]
-    h = torch.cat([sequence.start[None], history + sequence.position[place:]])
-    q, k, v = sequence.project(sequence.before(h)).chunk(3, -1)
-    weight = torch.softmax(q @ k.T * q.shape[-1] ** -0.5, -1)
-    h = h + sequence.out(weight @ v)
-    h = h + sequence.down(F.gelu(sequence.up(sequence.between(h))))
-    return h.mean(0, keepdim=True)
+class _User(nn.Module):
+    """`UserSequence` of one history without padding, projected."""
+
+    def __init__(self, sequence: UserSequence, project: nn.Linear) -> None:
+        super().__init__()
+        self.sequence, self.project = sequence, project
+
+    def forward(self, *parts: Tensor) -> Tensor:
+        part, (vectors, history) = self.sequence, parts
+        place = len(part.position) - history.shape[0]
+        read = F.embedding(history, vectors) + part.position[place:]
+        h = torch.cat([part.start[None], read])
+        q, k, v = part.project(part.before(h)).chunk(3, -1)
+        weight = torch.softmax(q @ k.T * q.shape[-1] ** -0.5, -1)
+        h = h + part.out(weight @ v)
+        h = h + part.down(F.gelu(part.up(part.between(h))))
+        found: Tensor = self.project(h.mean(0, keepdim=True))
+        return found

@@ -2,7 +2,7 @@
 has a gradient, and serving needs no encoder."""
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,7 +78,7 @@ class MemoryBank:
             raise ValueError(
                 f"memory bank: vectors: expected shape {shape}, got {cls.shape} and {tar.shape}"
             )
-        if len(rows) and not (0 <= rows.min() and rows.max() < len(self)):
+        if len(rows) and (rows.min() < 0 or rows.max() >= len(self)):
             raise ValueError(f"memory bank: rows: expected 0 to {len(self) - 1}, got others")
         if len(np.unique(rows)) < len(rows):
             raise ValueError("memory bank: rows: expected each once")
@@ -106,7 +106,7 @@ class MemoryBank:
 
     def save(self, path: Path) -> None:
         """Writes one safetensors file."""
-        tensors = {
+        tensors: dict[str, NDArray[Any]] = {
             "authors": self.authors, "cls": self._cls, "tar": self._tar,
             "version": self.version, "time": self.time,
         }  # fmt: skip

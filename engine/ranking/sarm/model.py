@@ -30,7 +30,8 @@ class Given(NamedTuple):
 class Ranker(nn.Module):
     """h_rank from features, products of two projections, and a multi-task head."""
 
-    def __init__(self, config: RankerConfig, features: Features, author: int, content: int, user: int
+    def __init__(
+        self, config: RankerConfig, features: Features, author: int, content: int, user: int
     ) -> None:
         """`author`: the category that says whose an impression is; `content`, `user`: width of
         what is known of authors and of h_UIN, 0 for nothing."""
@@ -49,6 +50,8 @@ class Ranker(nn.Module):
         self.join = nn.Linear(r, h, bias=False)
         self.content = nn.Linear(content, h + r, bias=False) if content else None
         self.user = nn.Linear(user, h + r, bias=False) if user else None
+        if self.user is not None:
+            nn.init.zeros_(self.user.weight)
         tasks = len(features.objectives)
         self.experts = Experts(h, tasks, config.experts)
         self.tower = nn.Parameter(torch.randn(tasks, config.experts.width) * 0.1)
@@ -83,11 +86,13 @@ class UserSequence(nn.Module):
     def __init__(self, dim: int, m: int) -> None:
         super().__init__()
         self.start = nn.Parameter(torch.randn(dim) * 0.1)
-        self.position = nn.Parameter(torch.randn(m, dim) * 0.1)
+        self.position = nn.Parameter(torch.zeros(m, dim))
         self.before, self.between = nn.RMSNorm(dim), nn.RMSNorm(dim)
         self.project = nn.Linear(dim, 3 * dim, bias=False)
         self.out = nn.Linear(dim, dim, bias=False)
         self.up, self.down = nn.Linear(dim, 2 * dim), nn.Linear(2 * dim, dim)
+        for part in (self.out.weight, self.down.weight, self.down.bias):
+            nn.init.zeros_(part)  # it starts as the plain mean
 
     def forward(self, history: Tensor, known: Tensor) -> Tensor:
         """[R, D] of histories [R, m, D], the last click last; `known` [R, m] marks real rows."""
@@ -124,9 +129,14 @@ class Sarm(nn.Module):
             self.content = EncodedText(config.encoder, contents)
         self.dims = (0 if kind == "none" else d, d if config.ranker.identity else 0)
         self.null = nn.Parameter(torch.zeros(2, d))
-        self.sequence = UserSequence(d, config.ranker.history) if config.ranker.sequence else None
+        sequence = d if config.ranker.sequence else 0
+        self.sequence = UserSequence(d, config.ranker.history) if sequence else None
         wide = sum(self.dims)
-        self.ranker = Ranker(config.ranker, features, author, wide, d if config.ranker.sequence else 0)
+        self.ranker = Ranker(
+            config.ranker, features, author, wide, d if config.ranker.sequence else 0
+        )
+        if self.ranker.content is not None:
+            nn.init.zeros_(self.ranker.content.weight[:, d:])  # h_TAR starts unheard
         with torch.no_grad():
             self.ranker.affinity.bias.copy_(torch.logit(rates))
         self.click = features.objectives.index(CLICK)

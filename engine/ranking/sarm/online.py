@@ -1,7 +1,7 @@
 """SARM as an online stream: each batch is asked of the bank, then learned from.
 
-A batch's target authors are encoded with gradient and written to the bank; users' histories, and all
-that is asked, read the bank, without gradient. Before a batch, authors whose anchor is new are
+A batch's target authors are encoded with gradient and written to the bank; users' histories, and
+all that is asked, read the bank, without gradient. Before a batch, authors whose anchor is new are
 encoded, and so is, once a sweep, whoever was not written for that long.
 """
 
@@ -120,13 +120,13 @@ def _optimisers(model: Sarm, config: OnlineConfig) -> list[torch.optim.Optimizer
     """AdamW, tables and the encoder's layers at rates of their own; the base tokens' table has
     sparse gradients, and no decay."""
     tables = [m for m in model.modules() if isinstance(m, nn.Embedding)]
-    layers = [m.layers for m in model.modules() if isinstance(m, AnchorEncoder)]
     sparse = [m.weight for m in tables if m.sparse]
-    groups = [
-        (config.table_lr, [m.weight for m in tables if not m.sparse]),
-        (config.encoder_lr, [p for part in layers for p in part.parameters()]),
-    ]
-    held = {id(p) for group in (sparse, *(group for _, group in groups)) for p in group}
+    rows = [m.weight for m in tables if not m.sparse]
+    held = {id(p) for p in (*sparse, *rows)}
+    encoders = [m for m in model.modules() if isinstance(m, AnchorEncoder)]
+    read = [p for m in encoders for p in m.parameters() if id(p) not in held]
+    held |= {id(p) for p in read}
+    groups = [(config.table_lr, rows), (config.encoder_lr, read)]
     groups.append((config.lr, [p for p in model.parameters() if id(p) not in held]))
     dense = torch.optim.AdamW(
         [{"params": group, "lr": lr} for lr, group in groups if group],
@@ -135,9 +135,7 @@ def _optimisers(model: Sarm, config: OnlineConfig) -> list[torch.optim.Optimizer
     return [dense, torch.optim.SparseAdam(sparse, lr=config.token_lr)] if sparse else [dense]
 
 
-def run(
-    config: SarmConfig, stream: Stream, model: Sarm, first: int
-) -> tuple[F64, Online]:
+def run(config: SarmConfig, stream: Stream, model: Sarm, first: int) -> tuple[F64, Online]:
     """Probabilities of the impressions from `first` on, each asked before it is learned from.
 
     Those before are learned from `passes` times.

@@ -2,7 +2,8 @@
 
 The graph reads rows that are projected already: what an author adds to the ranker's first layer is
 the same in every request, so it is computed when the bank is published, and is one gathered row a
-candidate here. h_UIN runs once a request, on the few authors of the user's history.
+candidate here. A user's vector hangs on the history alone, so it is at hand before the candidates
+are: computed while they are retrieved, or kept with the user.
 """
 
 from pathlib import Path
@@ -20,9 +21,11 @@ Ids = NDArray[np.int64]
 
 
 class SarmRanker:
-    """A ranker's graph beside a memory bank."""
+    """The graphs of candidates and of users beside a memory bank."""
 
-    def __init__(self, graph: Path, bank: MemoryBank, projection: F32, threads: int = 1) -> None:
+    def __init__(
+        self, rank: Path, user: Path, bank: MemoryBank, projection: F32, threads: int = 1
+    ) -> None:
         """`projection` [D or 2 D, P] is what the exported ranker projects a bank row by.
 
         Raises:
@@ -32,38 +35,37 @@ class SarmRanker:
         rows = np.concatenate([vectors.cls, vectors.tar], 1)
         if projection.shape[0] not in (bank.dim, 2 * bank.dim):
             raise BundleError(
-                f"{graph}: projection: expected {bank.dim} or {2 * bank.dim} rows,"
+                f"{rank}: projection: expected {bank.dim} or {2 * bank.dim} rows,"
                 f" got {projection.shape[0]}"
             )
         self._bank = bank
         self._projected = rows[:, : projection.shape[0]] @ projection  # [A + 1, P]
-        self._history = vectors.cls
-        self._session = session(graph, threads)
+        self._vectors = vectors.cls
+        self._rank, self._user = session(rank, threads), session(user, threads)
 
-    def __call__(
-        self, numbers: F32, categories: Ids, authors: Ids, history: Ids
-    ) -> NDArray[np.float32]:
+    def rows(self, authors: Ids) -> Ids:
+        """Row of each author: a feature of the candidate, looked up as its categories are."""
+        return self._bank.rows(authors)
+
+    def user(self, history: Ids) -> F32:
+        """[1, P] of the rows [m] of the authors last clicked, the last one last; m may be 0."""
+        found: F32 = self._user.run(None, {"vectors": self._vectors, "history": history})[0]
+        return found
+
+    def __call__(self, numbers: F32, categories: Ids, rows: Ids, user: F32) -> F32:
         """Logits [N, M] of a request's candidates.
 
         Args:
-            numbers: [N, F], categories: [N, C] int64, as `engine.ranking.features` reads them.
-            authors: [N] ids of the candidates' authors.
-            history: [m] ids of the authors the user clicked last, the last one last; may be empty.
+            numbers: [N, F], categories: [N, C], as `engine.ranking.features` reads them.
+            rows: [N] of the candidates' authors.
+            user: [1, P].
         """
-        given = self.inputs(numbers, categories, authors, history)
-        found: NDArray[np.float32] = self._session.run(None, given)[0]
+        given = {
+            "numbers": numbers, "categories": categories, "bank": self._projected, "rows": rows,
+            "user": user,
+        }  # fmt: skip
+        found: F32 = self._rank.run(None, given)[0]
         return found
-
-    def inputs(
-        self, numbers: F32, categories: Ids, authors: Ids, history: Ids
-    ) -> dict[str, NDArray[np.generic]]:
-        """What the graph is fed: two gathers besides the features."""
-        return {
-            "numbers": numbers,
-            "categories": categories,
-            "content": self._projected[self._bank.rows(authors)],
-            "history": self._history[self._bank.rows(history)],
-        }
 
 
 def session(graph: Path, threads: int = 1) -> ort.InferenceSession:

@@ -1,10 +1,11 @@
-"""What each part of SARM adds to a ranker: a ladder of models on one log, and the gate's ablation.
+"""What each part of SARM adds to a ranker: a ladder of models on one log, the gate's ablation.
 
-Every model is trained online in order of time with the same features, batches, passes and seeds; the
-last part of the log is asked before it is learned from. Intervals draw users and seeds.
+Every model is trained online in order of time with the same features, batches, passes and seeds;
+the last part of the log is asked before it is learned from. Intervals draw users and seeds.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -78,12 +79,12 @@ def study(
 def prepare(
     log: Impressions, anchors: pl.DataFrame, config: SarmStudyConfig, embedder: Embedder
 ) -> Prepared:
-    """Splits by time, describes authors' pasts, and keeps the anchors that some row is shown under."""
+    """Splits by time, describes authors' pasts, keeps the anchors that some row is shown under."""
     author = author_column(log)
-    end = int(np.quantile(log.time, config.until)) + 1
-    log = _with_past_of(log.between(int(log.time[0]), end), author)
+    start, end = (int(t) for t in np.quantile(log.time, (config.since, config.until)))
+    log = _with_past_of(log, author).between(start, end + 1)
     cut = int(np.quantile(log.time, config.train_share))
-    seen, asked = log.between(0, cut), log.between(cut, end)
+    seen, asked = log.between(start, cut), log.between(cut, end + 1)
     whole = Impressions(pl.concat([seen.frame, asked.frame]))
     first = len(seen)
     rooms = [c for c in _ROOMS if c in ("item_id", *log.features) and c != author]
@@ -178,7 +179,7 @@ def _row(
     draws: dict[str, dict[str, F64]],
     prepared: Prepared,
 ) -> dict[str, Any]:
-    """A rung's figures, and its differences to the base, the frozen embedding and the rung before."""
+    """A rung's figures, and its differences to base, frozen embedding and the rung before."""
     point = _point(scores[rung.name], prepared.labels, prepared.request)
     objectives = prepared.features.objectives
     row: dict[str, Any] = {"rung": rung.name, "adds": rung.adds}
@@ -225,9 +226,7 @@ def _beside(
     return row
 
 
-def _differences(
-    gap: F64, draws: F64, objectives: tuple[str, ...]
-) -> dict[str, dict[str, float]]:
+def _differences(gap: F64, draws: F64, objectives: tuple[str, ...]) -> dict[str, dict[str, float]]:
     """Mean, low and high per objective and of their mean."""
     columns = {name: (gap[m], draws[:, m]) for m, name in enumerate(objectives)}
     columns["mean"] = (gap.mean(), draws.mean(1))
@@ -245,7 +244,7 @@ def _low_exposure(
     bounds = [-1, *config.exposures, np.iinfo(np.int64).max]
     click = prepared.features.objectives.index(CLICK)
     found: list[dict[str, Any]] = []
-    for low, high in zip(bounds[:-1], bounds[1:], strict=True):
+    for low, high in pairwise(bounds):
         kept = (prepared.exposures > low) & (prepared.exposures <= high)
         label = prepared.labels[kept][:, [click]]
         row: dict[str, Any] = {

@@ -1,10 +1,10 @@
-"""Anchors as two rows of tokens: general word pieces, and the larger units of the anchors' own words.
+"""Anchors as two rows of tokens: general word pieces, and larger units of the anchors' own words.
 
-The base tokenizer is MiniLM's, from the package that holds its weights: it needs no download, has no
-unknown words, and its pieces have trained vectors to start from. The domain tokenizer is byte pair
-encoding trained on the anchors, with nothing but punctuation between its units, so that merges grow
-over spaces into the phrases that anchors repeat. Both give offsets into the text as it was written;
-a base position takes the domain unit that covers the whole of it.
+The base tokenizer is MiniLM's, from the package that holds its weights: it needs no download, knows
+words that no anchor has had yet, and its pieces have trained vectors to start from. The domain
+tokenizer is byte pair encoding trained on the anchors, with nothing but punctuation between its
+units, so that merges grow over spaces into the phrases that anchors repeat. Both give offsets into
+the text as it was written; a base position takes the domain unit that covers the whole of it.
 """
 
 from collections.abc import Sequence

@@ -1,8 +1,8 @@
 """Anchors by a multimodal language model: an OpenAI-compatible chat endpoint, images by URL.
 
-Answers are appended, as they come, to a file of JSON lines keyed by the hash of the model and of what
-it was asked; a run that was interrupted asks only for what is missing there. An answer that is
-refused twice costs its author the anchor, and no more.
+Answers are appended, as they come, to a file of JSON lines keyed by the hash of the model and of
+what it was asked; a run that was interrupted asks only for what is missing there. An answer that
+is refused twice costs its author the anchor, and no more.
 """
 
 import hashlib
@@ -96,7 +96,7 @@ def write_anchors(
         lines[line.key] = line
     found = [lines[one.key].anchor for one in asked]
     schema: dict[str, Any] = dict.fromkeys(FIELDS, pl.String)
-    texts = pl.DataFrame([f and f.model_dump() or dict.fromkeys(FIELDS) for f in found], schema)
+    texts = pl.DataFrame([f.model_dump() if f else dict.fromkeys(FIELDS) for f in found], schema)
     kept = pl.Series([f is not None for f in found], dtype=pl.Boolean)
     frame = pl.concat([table.select("author_id", "time"), texts], how="horizontal").filter(kept)
     described = sum(lines[key].anchor is not None for key in {one.key for one in asked})

@@ -52,7 +52,12 @@ def test_a_broken_table_is_refused(change: dict[str, object], message: str) -> N
 
 def test_templates_fill_and_keep_changes_alone() -> None:
     metadata = pl.DataFrame(
-        {"author_id": [1, 1, 1, 2], "time": [1, 2, 3, 1], "kind": ["a", "a", "b", None], "n": [1] * 4}
+        {
+            "author_id": [1, 1, 1, 2],
+            "time": [1, 2, 3, 1],
+            "kind": ["a", "a", "b", None],
+            "n": [1] * 4,
+        }
     )
     found = templated(metadata, {"theme": "{kind} show", "format": "of {n}"})
     assert found.select("author_id", "time", "theme", "format", "scene").rows() == [

@@ -8,7 +8,13 @@ from engine.ranking.sarm.config import EncoderConfig
 from engine.ranking.sarm.encoder import AnchorEncoder, TokenTensors, mini_lm_vectors
 from engine.ranking.sarm.tokens import fit_tokenizer
 
-TEXTS = ["late night guitar", "late night guitar", "fish", "", "a long talk on chess and tea, again"]
+TEXTS = [
+    "late night guitar",
+    "late night guitar",
+    "fish",
+    "",
+    "a long talk on chess and tea, again",
+]
 
 
 def anchors() -> pl.DataFrame:
@@ -137,5 +143,5 @@ def test_token_vectors_start_from_pretrained_ones() -> None:
     a, b, c = kept[[TOKENIZER.base.token_to_id(word) for word in words]]
     cosine = torch.nn.functional.cosine_similarity
     assert cosine(a, b, 0) > cosine(a, c, 0) + 0.1
-    with pytest.raises(ValueError, match=r"vectors: expected \[30522, at least 16\], got \[30522, 8\]"):
+    with pytest.raises(ValueError, match=r"vectors: expected \[30522, .* 16\], got \[30522, 8\]"):
         net.start_from(np.zeros((30522, 8), np.float32))

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from engine.ranking.auc import auc
 from engine.ranking.sarm.config import SarmConfig
 from engine.ranking.sarm.model import Sarm, UserSequence
 from engine.ranking.sarm.online import batches, run
@@ -118,6 +119,15 @@ def test_every_rung_learns(rung) -> None:  # type: ignore[no-untyped-def]
     losses = [online.learn(rows) for _ in range(3) for rows in batches(0, 600, 100)]
     assert np.mean(losses[-6:]) < np.mean(losses[:6])
     assert online.ask(ROWS).shape == (64, len(features.objectives))
+
+
+def test_who_likes_which_text_is_found() -> None:
+    """Clicks hang on user and theme alone: what is asked is ordered well above chance."""
+    online, _ = made(n=4000)
+    config = CONFIG.model_copy(update={"online": CONFIG.online.model_copy(update={"passes": 3})})
+    found, _ = run(config, online.stream, online.model, 3000)
+    clicks = online.stream.labels[3000:, :1].numpy() > 0
+    assert auc(found[:, 0], clicks)[0] > 0.65
 
 
 def test_the_first_answer_is_near_the_rates() -> None:

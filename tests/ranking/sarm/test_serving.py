@@ -7,7 +7,7 @@ import torch
 from engine.errors import BundleError
 from engine.ranking.sarm.cost import cost
 from engine.ranking.sarm.encoder import Encoded
-from engine.ranking.sarm.export import export_sarm, projection
+from engine.ranking.sarm.export import export_rank, export_user, projection
 from engine.ranking.sarm.memory_bank import MemoryBank
 from engine.ranking.sarm.online import Online, batches
 from engine.ranking.sarm.rungs import BASE
@@ -27,9 +27,10 @@ def online() -> Online:
 @pytest.fixture(scope="module")
 def folder(online: Online, tmp_path_factory: pytest.TempPathFactory) -> Path:
     found = tmp_path_factory.mktemp("sarm")
-    export_sarm(online.model, found / "sarm.onnx")
+    export_rank(online.model, found / "sarm.onnx")
+    export_user(online.model, found / "user.onnx")
     base, _ = made(BASE.of(CONFIG))
-    export_sarm(base.model, found / "base.onnx")
+    export_rank(base.model, found / "base.onnx")
     online.bank.save(found / "bank.safetensors")
     return found
 
@@ -37,7 +38,7 @@ def folder(online: Online, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def ranker(online: Online, folder: Path) -> SarmRanker:
     bank = MemoryBank.load(folder / "bank.safetensors")
-    return SarmRanker(folder / "sarm.onnx", bank, projection(online.model))
+    return SarmRanker(folder / "sarm.onnx", folder / "user.onnx", bank, projection(online.model))
 
 
 @pytest.mark.parametrize("candidates", [1, 7, 200])
@@ -50,14 +51,16 @@ def test_the_graph_is_the_model_over_the_same_bank(
     authors = np.r_[rng.integers(0, 20, candidates - 1), 555]  # the last one is unknown
     history = rng.integers(0, 20, clicked)
     inputs = online.stream.inputs.at(torch.from_numpy(rows))
-    found = ranker(inputs.numbers.numpy(), inputs.categories.numpy(), authors, history)
+    user = ranker.user(ranker.rows(history))
+    given = inputs.numbers.numpy(), inputs.categories.numpy()
+    found = ranker(*given, ranker.rows(authors), user)
     with torch.no_grad():
         read, bank = online.bank.read(online.bank.rows(authors)), online.bank
         vectors = online.model.read(Encoded(*(torch.from_numpy(part) for part in read)))
         past = torch.from_numpy(bank.read(bank.rows(history)).cls)[None]
         known = torch.ones(1, clicked, dtype=torch.bool)
-        user = online.model.sequence(past, known)  # type: ignore[misc]
-        expected = online.model(*inputs, vectors, user)
+        sequence = online.model.sequence(past, known)  # type: ignore[misc]
+        expected = online.model(*inputs, vectors, sequence)
     np.testing.assert_allclose(found, expected.numpy(), rtol=1e-4, atol=1e-5)
 
 
@@ -73,26 +76,30 @@ def test_the_ranker_without_sarm_is_a_graph_too(folder: Path, online: Online) ->
     np.testing.assert_allclose(found, expected.numpy(), rtol=1e-4, atol=1e-5)
     with pytest.raises(ValueError, match="projection: model: expected one with content"):
         projection(base.model)
+    with pytest.raises(ValueError, match="export_user: model: expected a user sequence, got none"):
+        export_user(base.model, folder / "none.onnx")
 
 
 def test_a_projection_of_another_width_is_refused(folder: Path, online: Online) -> None:
     with pytest.raises(BundleError, match=r"projection: expected 8 or 16 rows, got 9"):
-        SarmRanker(folder / "sarm.onnx", online.bank, np.zeros((9, 12), np.float32))
+        SarmRanker(
+            folder / "sarm.onnx", folder / "user.onnx", online.bank, np.zeros((9, 12), np.float32)
+        )
 
 
-def test_the_cost_is_measured_in_turns(
-    online: Online, folder: Path, ranker: SarmRanker
-) -> None:
+def test_the_cost_is_measured_in_turns(online: Online, folder: Path, ranker: SarmRanker) -> None:
     inputs = online.stream.inputs.at(torch.arange(20))
     given = {"numbers": inputs.numbers.numpy(), "categories": inputs.categories.numpy()}
-    authors = np.arange(20)
+    rows = ranker.rows(np.arange(20))
     found = cost(
-        folder / "base.onnx", ranker, **given, authors=authors, history=authors[:4], rounds=30,
-        warm_up=2,
-    )  # fmt: skip
-    ratio = found["p50_ratio"]
-    assert 0 < ratio["low"] <= ratio["value"] <= ratio["high"]
+        folder / "base.onnx", ranker, **given, rows=rows, history=rows[:4], rounds=30, warm_up=2
+    )
+    assert found["total_ratio"]["value"] > found["rank_ratio"]["value"]
+    for name in ("rank_ratio", "total_ratio"):
+        ratio = found[name]
+        assert 0 < ratio["low"] <= ratio["value"] <= ratio["high"]
     assert (found["candidates"], found["history"], found["rounds"]) == (20, 4, 30)
-    assert found["with_ms"]["p50"] <= found["with_ms"]["p99"]
+    for name in ("without_ms", "rank_ms", "user_ms"):
+        assert 0 < found[name]["p50"] <= found[name]["p99"]
     with pytest.raises(ValueError, match="cost: rounds: expected at least 1, got 0"):
-        cost(folder / "base.onnx", ranker, **given, authors=authors, history=authors, rounds=0)
+        cost(folder / "base.onnx", ranker, **given, rows=rows, history=rows, rounds=0)

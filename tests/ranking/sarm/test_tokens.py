@@ -15,7 +15,8 @@ def anchors(rows: list[dict[str, str]]) -> pl.DataFrame:
     texts = {name: [row.get(name, "") for row in rows] for name in FIELDS}
     frame = pl.DataFrame(
         {"author_id": range(len(rows)), "time": [0] * len(rows), **texts},
-        schema_overrides={"author_id": pl.Int64, "time": pl.Int64} | dict.fromkeys(FIELDS, pl.String),
+        schema_overrides={"author_id": pl.Int64, "time": pl.Int64}
+        | dict.fromkeys(FIELDS, pl.String),
     )
     return checked_anchors(frame, "a")
 
@@ -113,7 +114,8 @@ def test_any_text_is_read(text: str, other: str) -> None:
     assert tokens.base.shape == tokens.domain.shape == tokens.field.shape
     assert tokens.length[0] <= 24
     n = int(tokens.length[0])
-    assert tokens.base[0, 0] == 101 and not tokens.base[0, n:].any()
+    assert tokens.base[0, 0] == 101
+    assert not tokens.base[0, n:].any()
     assert (tokens.domain[0, n:] == -1).all()
     assert tokens.domain.max() < tokenizer.sizes[1]
 

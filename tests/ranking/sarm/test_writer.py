@@ -93,7 +93,7 @@ def test_a_bad_answer_is_asked_once_more_with_the_reason(
         assert write(tmp_path, server)[1] == AnchorCounts(asked=3, described=3, refused=0)
     again = server.requests[1][1]["messages"]
     assert reason in again[3]["content"]
-    assert parse_anchor(answer or "") [0] is None
+    assert parse_anchor(answer or "")[0] is None
 
 
 def test_an_author_refused_twice_costs_only_itself(tmp_path: Path) -> None:
@@ -124,6 +124,6 @@ def test_foreign_lines_are_refused(tmp_path: Path) -> None:
     (tmp_path / "deep" / "anchors.jsonl").write_text('{"hello": 1}\n')
     with (
         serve(good) as server,
-        pytest.raises(DataError, match=r"anchors.jsonl row 0: expected an answer line, got b'.*1\}'"),
+        pytest.raises(DataError, match=r"jsonl row 0: expected an answer line, got b'.*1\}'"),
     ):
         write(tmp_path, server)
