@@ -18,7 +18,7 @@ from torch import Tensor
 from engine.training.history import Past
 from engine.training.warm_start import near_pairs
 
-WEIGHTS = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)
+WEIGHTS = (0.0, 1.0, 2.0, 4.0, 8.0)
 BACK = 0.5  # weight of what came before an item against what came after
 RECENT, LAST = 0.7, 10  # weight of each event further back, and how many of them count
 SCALE = 20.0
