@@ -26,10 +26,8 @@ class ReportConfig(_Frozen):
     """The studies' configurations."""
 
     harmonrank_live: LiveStudyConfig = LiveStudyConfig()
-    harmonrank_simulated: StudyConfig = StudyConfig(
-        cs=(0.02, 0.5, 2.5, 20.0, 200.0), taus=(0.3,), seeds=4
-    )
-    harmonrank_kuairand: FusionConfig = FusionConfig(per_request=False, batch_requests=256)
+    harmonrank_simulated: StudyConfig = StudyConfig(cs=(0.02, 0.5, 2.5, 20.0, 200.0), taus=(0.3,))
+    harmonrank_kuairand: FusionConfig = FusionConfig(per_request=False)
     kuairand_seeds: int = Field(default=3, ge=1)
     curve: CurveConfig = CurveConfig()
     live: LiveConfig = Field(default=LiveConfig(), description="of SARM and WeSing")
