@@ -20,11 +20,7 @@ def figures(means: dict[str, float] | None) -> str:
 
 def rows() -> list[str]:
     """The table rows that the stored lines make."""
-    made = [
-        f"| {run['name']} | {run['epochs']:g} of {run['epochs_planned']:g} "
-        f"| {figures(run['validation'])} | {figures(run['test'])} |"
-        for run in stored("amazon_experiments.jsonl")
-    ]
+    made = []
     for run in stored("amazon.jsonl"):
         without = f", without {' and '.join(run['without'])}" if run["without"] else ""
         error = run["standard_error"]["test"]["recall@10"]
@@ -35,6 +31,11 @@ def rows() -> list[str]:
             f"| {figures(run['model_alone']['test'])} "
             f"| {run['gamma']:g} | {run['minutes']:g} | {run['cpu_minutes']:g} |"
         )
+    made += [
+        f"| {run['name']} | {run['epochs']:g} of {run['epochs_planned']:g} "
+        f"| {figures(run['validation'])} | {figures(run['test'])} |"
+        for run in stored("amazon_experiments.jsonl")
+    ]
     return made
 
 
