@@ -20,7 +20,7 @@ from .report_tables import (
 
 _METRICS = ("auc", "gauc")
 _LISTS = {  # list: its title, and claims as better, worse
-    "kfm": ("crosses of fields", (("kfm", "fm"),)),
+    "kfm": ("crosses of fields", (("kfm", "fm"), ("kfm_equal", "fm"))),
     "experts": ("experts", (("cgc", "shared_bottom"), ("cgc", "mmoe"), ("mmoe", "shared_bottom"))),
     "gradients": ("gradients", (("gradnorm", "sum"), ("pcgrad", "sum"))),
 }

@@ -1,6 +1,5 @@
 """The ranker as ONNX graphs, with SARM and without, for any number of candidates."""
 
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +8,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from engine.compile.onnx import OPSET, name_nodes, save
+from engine.compile.onnx import save, trace
 
 from .model import Given, Sarm, UserSequence
 
@@ -72,24 +71,8 @@ def _export(
     output: str,
     path: Path,
 ) -> None:
-    with torch.no_grad(), warnings.catch_warnings():
-        # Said of every input that shares a dimension, and of torch's own calls.
-        warnings.filterwarnings("ignore", message=".*axis name.*will not be used")
-        warnings.filterwarnings("ignore", message=".*LeafSpec.*deprecated")
-        program = torch.onnx.export(
-            module.eval(),
-            tuple(example.values()),
-            dynamo=True,
-            dynamic_shapes=(tuple(shapes.values()),),
-            input_names=list(example),
-            output_names=[output],
-            opset_version=OPSET,
-            verbose=False,
-        )
-    assert program is not None
-    graph = program.model_proto
-    name_nodes(graph)
-    save(graph, path)
+    given, dynamic = tuple(example.values()), (tuple(shapes.values()),)
+    save(trace(module, given, dynamic, tuple(example), (output,)), path)
 
 
 class _Rank(nn.Module):

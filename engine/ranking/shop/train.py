@@ -102,9 +102,10 @@ def _train_network(
     backward = backward_by(
         config.gradients, shared, towers, network.ranker.experts.last_shared(), len(objectives)
     )
-    optimiser = torch.optim.AdamW(
-        [*shared, *towers], lr=config.lr, weight_decay=config.weight_decay
-    )
+    every, kept = [*shared, *towers], network.ranker.kept()
+    decayed = {"params": [p for p in every if p not in kept], "weight_decay": config.weight_decay}
+    rest = {"params": [p for p in every if p in kept], "weight_decay": 0.0}
+    optimiser = torch.optim.AdamW([decayed, rest], lr=config.lr)
     steps = config.epochs * -(-len(seen) // config.batch_requests)
     pace = torch.optim.lr_scheduler.OneCycleLR(optimiser, config.lr, steps, pct_start=0.1)
     for _ in range(config.epochs):
@@ -114,7 +115,7 @@ def _train_network(
             logits, labels = _ask(network, part, candidates)
             optimiser.zero_grad()
             backward(losses(logits, labels))
-            nn.utils.clip_grad_norm_([*shared, *towers], 1.0)
+            nn.utils.clip_grad_norm_(every, 1.0)
             optimiser.step()
             pace.step()
     return network.eval()

@@ -1,13 +1,12 @@
 """The fine ranker as an ONNX graph with any number of requests and candidates."""
 
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from engine.compile.onnx import OPSET, name_nodes, save
+from engine.compile.onnx import save, trace
 
 from .ranker import Ranker
 
@@ -32,24 +31,8 @@ def export_ranker(ranker: Ranker, path: Path, of_request: Sequence[bool]) -> Non
     sides = list(zip(ranker.dims, of_request, strict=True))
     example = tuple(torch.ones(2, 1 if request else 3, d) for d, request in sides)
     shapes = tuple({0: batch} if request else {0: batch, 1: candidates} for _, request in sides)
-    with torch.no_grad(), warnings.catch_warnings():
-        # Said of every input that shares a dimension, and of torch's own calls.
-        warnings.filterwarnings("ignore", message=".*axis name.*will not be used")
-        warnings.filterwarnings("ignore", message=".*LeafSpec.*deprecated")
-        program = torch.onnx.export(
-            _Graph(ranker).eval(),
-            example,
-            dynamo=True,
-            dynamic_shapes=(shapes,),
-            input_names=[f"field_{k}" for k in range(len(example))],
-            output_names=["logits"],
-            opset_version=OPSET,
-            verbose=False,
-        )
-    assert program is not None
-    graph = program.model_proto
-    name_nodes(graph)
-    save(graph, path)
+    names = tuple(f"field_{k}" for k in range(len(example)))
+    save(trace(_Graph(ranker), example, (shapes,), names, ("logits",)), path)
 
 
 class _Graph(nn.Module):
