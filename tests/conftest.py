@@ -87,7 +87,7 @@ def earlier(
     trained: Stars,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
-    """A bundle of `trained` as of the validation window's start: what follows can be asked of it."""
+    """A bundle of `trained` as of the start of the validation window, which it can be asked of."""
     folder = tmp_path_factory.mktemp("earlier") / "bundle"
     export(trained, dataset, tiny_config, cuts.validation, folder, lambda_serve=0.05)
     return folder

@@ -75,7 +75,8 @@ def test_an_unreadable_file_is_named(tmp_path: Path) -> None:
 
 def test_an_unknown_preset_is_refused_with_the_list() -> None:
     with pytest.raises(
-        ConfigError, match=r"^preset: expected one of \['paper', 'small'\], got 'large'$"
+        ConfigError,
+        match=r"^preset: expected one of \['next-item', 'paper', 'small'\], got 'large'$",
     ):
         load_config("large")  # type: ignore[arg-type]
 

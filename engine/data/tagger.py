@@ -19,8 +19,9 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError
 from rich.progress import Progress
 
-from engine.errors import ConfigError, DataError
+from engine.errors import ConfigError
 
+from .answers import AnswerLine, read_answers
 from .endpoint import Endpoint
 from .schema import Column, checked, read_parquet
 
@@ -73,12 +74,11 @@ class ChatReply(BaseModel):
     choices: list[ChatChoice] = Field(min_length=1)
 
 
-class _Line(BaseModel):
+class _Line(AnswerLine):
     """One line of the answers: the tags by facet, or why two answers were refused."""
 
     model_config = ConfigDict(extra="forbid")
 
-    key: str
     text: str
     tags: Facets | None = None
     error: str | None = None
@@ -108,7 +108,7 @@ def tag_items(
     table = read_parquet(items)
     texts = checked(table, [Column("text", "string")], items.name, others=True)["text"]
     keys = {text: _key(model, vocabulary, text) for text in texts.unique(maintain_order=True)}
-    lines = _read_lines(answers)
+    lines = read_answers(answers, _Line)
     missing = [text for text, key in keys.items() if key not in lines]
     for line in _ask_all(missing, keys, answers, endpoint, model, vocabulary, workers):
         lines[line.key] = line
@@ -212,23 +212,3 @@ def parse_tags(answer: str, vocabulary: Vocabulary) -> tuple[Facets | None, str]
 
 def _key(model: str, vocabulary: Vocabulary, text: str) -> str:
     return hashlib.sha256(f"{model}\0{vocabulary.model_dump_json()}\0{text}".encode()).hexdigest()
-
-
-def _read_lines(path: Path) -> dict[str, _Line]:
-    """The lines of a former run by key; a last line that was cut off is removed from the file."""
-    if not path.exists():
-        return {}
-    content = path.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    if len(whole) < len(content):
-        path.write_bytes(whole)
-    lines: dict[str, _Line] = {}
-    for number, raw in enumerate(whole.splitlines()):
-        try:
-            line = _Line.model_validate_json(raw)
-        except ValidationError as error:
-            raise DataError(
-                f"{path} row {number}: expected an answer line, got {raw[:100]!r}"
-            ) from error
-        lines[line.key] = line
-    return lines

@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 import polars as pl
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from engine.data.answers import AnswerLine, read_answers
 from engine.data.endpoint import Endpoint
 from engine.data.schema import Column, checked
 from engine.data.tagger import ChatReply
-from engine.errors import DataError
 
 from .anchors import FIELDS, checked_anchors
 
@@ -58,12 +58,11 @@ class Written(BaseModel):
     scene: str
 
 
-class _Line(BaseModel):
+class _Line(AnswerLine):
     """One line of the answers: the anchor, or why two answers were refused."""
 
     model_config = ConfigDict(extra="forbid")
 
-    key: str
     author_id: int
     anchor: Written | None = None
     error: str | None = None
@@ -90,7 +89,7 @@ def write_anchors(
     """
     table = pl.DataFrame(checked(authors, _COLUMNS, "authors", others=False))
     asked = [_asked(row, model) for row in table.iter_rows(named=True)]
-    lines = _read_lines(answers)
+    lines = read_answers(answers, _Line)
     missing = list({one.key: one for one in asked if one.key not in lines}.values())
     for line in _ask_all(missing, answers, endpoint, model, workers):
         lines[line.key] = line
@@ -165,23 +164,3 @@ def _ask(asked: _Asked, endpoint: Endpoint, model: str) -> _Line:
             {"role": "user", "content": f"Refused: {reason}. Answer again, with JSON only."},
         ]
     return _Line(key=asked.key, author_id=asked.author_id, error=reason)
-
-
-def _read_lines(path: Path) -> dict[str, _Line]:
-    """The lines of a former run by key; a last line that was cut off is removed from the file."""
-    if not path.exists():
-        return {}
-    content = path.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    if len(whole) < len(content):
-        path.write_bytes(whole)
-    lines: dict[str, _Line] = {}
-    for number, raw in enumerate(whole.splitlines()):
-        try:
-            line = _Line.model_validate_json(raw)
-        except ValidationError as error:
-            raise DataError(
-                f"{path} row {number}: expected an answer line, got {raw[:100]!r}"
-            ) from error
-        lines[line.key] = line
-    return lines
