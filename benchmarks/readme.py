@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from . import compile_tables
+from . import amazon_tables, compile_tables
 
 ROOT = Path(__file__).resolve().parents[1]
 README, KERNELS_README = ROOT / "README.md", ROOT / "kernels" / "README.md"
@@ -200,6 +200,7 @@ TABLES: dict[Path, dict[str, tuple[Path, Callable[[Any], str]]]] = {
     README: {
         "quality": (DEMO, quality_table),
         "latency": (DEMO, latency_table),
+        "amazon": (amazon_tables.RUNS, amazon_tables.runs_table),
         "suite": (SUITE, suite_table),
     },
     KERNELS_README: {"kernels": (KERNELS, kernels_table)},
@@ -212,13 +213,20 @@ TABLES: dict[Path, dict[str, tuple[Path, Callable[[Any], str]]]] = {
         "users_refresh": (USERS, users_refresh_table),
         "users_modelled": (USERS, users_modelled_table),
     },
+    amazon_tables.NOTES: {
+        "amazon_runs": (amazon_tables.RUNS, amazon_tables.runs_table),
+        "amazon_tried": (amazon_tables.TRIED, amazon_tables.tried_table),
+    },
     COMPILE_README: {
         "artifacts": (compile_tables.RESULT, compile_tables.artifacts_table),
         "parity": (compile_tables.RESULT, compile_tables.parity_table),
         "encoder": (compile_tables.RESULT, compile_tables.encoder_table),
     },
 }
-_OF_LINES = (RETRIEVAL, USERS, SUITE, compile_tables.RESULT)  # one JSON line a row
+# One JSON line a row.
+_OF_LINES = (
+    RETRIEVAL, USERS, SUITE, compile_tables.RESULT, amazon_tables.RUNS, amazon_tables.TRIED,
+)  # fmt: skip
 
 
 def rendered(path: Path) -> str:

@@ -1,0 +1,44 @@
+"""Tables of the leave-one-out runs on Amazon reviews."""
+
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+NOTES = ROOT / "engine" / "evaluation" / "EXPERIMENTS.md"
+RUNS = ROOT / "benchmarks" / "results" / "amazon.jsonl"
+TRIED = ROOT / "benchmarks" / "results" / "amazon_experiments.jsonl"
+
+
+def runs_table(rows: list[dict[str, Any]]) -> str:
+    """What the shipped configuration reached, with the term of counts and without."""
+    lines = [
+        "| run | validation | test | ± test recall@10 | model alone, validation "
+        "| model alone, test | γ | minutes | CPU minutes |",
+        "|" + "---|" * 9,
+    ]
+    for run in rows:
+        without = f", without {' and '.join(run['without'])}" if run["without"] else ""
+        error = run["standard_error"]["test"]["recall@10"]
+        lines.append(
+            f"| {run['dataset']}, {run['protocol']}{without}, seed {run['seed']} "
+            f"| {_figures(run['validation'])} | {_figures(run['test'])} | {error:.4f} "
+            f"| {_figures(run['model_alone'].get('validation'))} "
+            f"| {_figures(run['model_alone']['test'])} "
+            f"| {run['gamma']:g} | {run['minutes']:g} | {run['cpu_minutes']:g} |"
+        )
+    return "\n".join(lines)
+
+
+def tried_table(rows: list[dict[str, Any]]) -> str:
+    """What was tried on the way."""
+    lines = ["| run | epochs | validation | test |", "|" + "---|" * 4]
+    lines += [
+        f"| {run['name']} | {run['epochs']:g} of {run['epochs_planned']:g} "
+        f"| {_figures(run['validation'])} | {_figures(run['test'])} |"
+        for run in rows
+    ]
+    return "\n".join(lines)
+
+
+def _figures(means: dict[str, float] | None) -> str:
+    return "–" if means is None else f"{means['recall@10']:.4f} / {means['ndcg@10']:.4f}"
