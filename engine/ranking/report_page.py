@@ -9,7 +9,7 @@ from .report_models import sarm, wesing
 from .report_tables import Cell, Row, Section, Table
 from .report_template import TEMPLATE
 
-_STAGES = {"rank200": "rank 200", "fuse": "fuse", "page20": "page of 20", "total": "all three"}
+STAGES = {"rank200": "rank 200", "fuse": "fuse", "page20": "page of 20", "total": "all three"}
 
 
 def page(report: Row) -> str:
@@ -27,7 +27,7 @@ def latency(report: Row) -> Section:
     if found is None:
         return Section(title, asked, missing="latency_ms")
     rows = [
-        [Cell(_STAGES.get(name, name)), Cell(f"{of['p50']:.3f}"), Cell(f"{of['p99']:.3f}")]
+        [Cell(STAGES.get(name, name)), Cell(f"{of['p50']:.3f}"), Cell(f"{of['p99']:.3f}")]
         for name, of in found.items()
         if isinstance(of, Mapping) and {"p50", "p99"} <= set(of)
     ]

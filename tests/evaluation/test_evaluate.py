@@ -14,7 +14,8 @@ from engine.serving.recommender import Recommender
 from engine.training.history import past
 
 METHODS = [
-    "next", "general", "round_robin", "popularity", "personal_frequency", "personal_recency",
+    "next", "general", "round_robin", "rank", "page", "popularity", "personal_frequency",
+    "personal_recency",
 ]  # fmt: skip
 
 
