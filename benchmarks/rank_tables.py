@@ -14,13 +14,23 @@ RESULT = ROOT / "benchmarks" / "results" / "rank.json"
 
 
 def claims_table(report: dict[str, Any]) -> str:
-    """What the works claim, by the mean over objectives, and what was found of it."""
-    lines = ["| | claim | difference (95 %) | |", "|---|---|---|---|"]
+    """A row a claim of the works, a column a dataset: the difference and what it says of the claim.
+
+    Differences are of the mean AUC over objectives (simulated: of GAUC), with 95 % intervals.
+    """
+    found: dict[tuple[str, str], dict[str, str]] = {}
     for section in (sarm(report), wesing(report), harmonrank(report)):
-        lines += [
-            f"| {section.title} | {claim.text} | {claim.found} | {claim.verdict} |"
-            for claim in section.claims
-        ]
+        for claim in section.claims:
+            place, difference = claim.found.split(": ")
+            dataset, _, metric = place.partition(", ")
+            if metric in ("", "AUC"):
+                cell = f"{difference}, {claim.verdict}"
+                found.setdefault((section.title, claim.text), {})[dataset] = cell
+    datasets = sorted({dataset for cells in found.values() for dataset in cells})
+    lines = [f"| | claim | {' | '.join(datasets)} |", "|---" * (2 + len(datasets)) + "|"]
+    for (title, text), cells in found.items():
+        row = " | ".join(cells.get(dataset, "") for dataset in datasets)
+        lines.append(f"| {title} | {text} | {row} |")
     return "\n".join(lines)
 
 

@@ -1,8 +1,8 @@
 """Writes the READMEs' tables from stored results: `python -m benchmarks.readme [REPORT]`.
 
-REPORT, a report.json of `make demo`, is stored first; `stars kernels report` writes the kernels'
-result in its place itself. Each table stands between two markers, `<!-- table:NAME -->` and
-`<!-- end -->`.
+REPORT, a report.json of `make demo` or of `stars rank report`, is stored first; `stars kernels
+report` writes the kernels' result in its place itself. Each table stands between two markers,
+`<!-- table:NAME -->` and `<!-- end -->`.
 """
 
 import json
@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from . import amazon_tables, compile_tables
+from . import amazon_tables, compile_tables, rank_tables
 
 ROOT = Path(__file__).resolve().parents[1]
 README, KERNELS_README = ROOT / "README.md", ROOT / "kernels" / "README.md"
@@ -213,6 +213,10 @@ TABLES: dict[Path, dict[str, tuple[Path, Callable[[Any], str]]]] = {
         "users_refresh": (USERS, users_refresh_table),
         "users_modelled": (USERS, users_modelled_table),
     },
+    rank_tables.README: {
+        "rank_claims": (rank_tables.RESULT, rank_tables.claims_table),
+        "rank_latency": (rank_tables.RESULT, rank_tables.latency_table),
+    },
     amazon_tables.NOTES: {
         "amazon_runs": (amazon_tables.RUNS, amazon_tables.runs_table),
         "amazon_tried": (amazon_tables.TRIED, amazon_tables.tried_table),
@@ -259,6 +263,8 @@ def store(report: Path) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:]:
-        store(Path(sys.argv[1]))
+        given = Path(sys.argv[1])
+        is_rank = "harmonrank" in json.loads(given.read_text())
+        (rank_tables.store if is_rank else store)(given)
     for path in TABLES:
         path.write_text(rendered(path))
