@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from .catalogue.commands import app as items_app
 from .config import Preset
@@ -567,7 +567,9 @@ def recommend(
     names = _names(bundle, answer.item_ids.tolist())
     named = ["name"] if bundle else []
     objectives = _objectives(bundle, answer.objective_scores)
-    table = Table("", "item", *named, "score", "source", *objectives)
+    # In a narrow terminal a name folds; a number never does.
+    whole = (Column(head, no_wrap=True) for head in ("score", "source", *objectives))
+    table = Table("", Column("item", no_wrap=True), *named, *whole)
     rows = zip(answer.item_ids, answer.scores, answer.source, strict=True)
     for rank, (item_id, score, source) in enumerate(rows, start=1):
         name = [names[int(item_id)]] if bundle else []
