@@ -9,19 +9,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import polars as pl
-from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError
+from pydantic import ConfigDict, RootModel, ValidationError
 from rich.progress import Progress
 
 from engine.errors import ConfigError
 
-from .answers import AnswerLine, read_answers
+from .answers import AnswerLine, ask_all, ask_twice, read_answers
 from .endpoint import Endpoint
 from .schema import Column, checked, read_parquet
 
@@ -60,20 +57,6 @@ class TagCounts(NamedTuple):
     refused: int
 
 
-class ChatMessage(BaseModel):
-    content: str | None = None  # null where the model refuses to answer
-
-
-class ChatChoice(BaseModel):
-    message: ChatMessage
-
-
-class ChatReply(BaseModel):
-    """The part of a chat completion that is read."""
-
-    choices: list[ChatChoice] = Field(min_length=1)
-
-
 class _Line(AnswerLine):
     """One line of the answers: the tags by facet, or why two answers were refused."""
 
@@ -110,8 +93,19 @@ def tag_items(
     keys = {text: _key(model, vocabulary, text) for text in texts.unique(maintain_order=True)}
     lines = read_answers(answers, _Line)
     missing = [text for text, key in keys.items() if key not in lines]
-    for line in _ask_all(missing, keys, answers, endpoint, model, vocabulary, workers):
-        lines[line.key] = line
+
+    def ask(text: str) -> _Line:
+        task = _TASK + vocabulary.model_dump_json()
+        tags, reason = ask_twice(
+            endpoint, model, task, text, lambda answer: parse_tags(answer, vocabulary)
+        )
+        return _Line(key=keys[text], text=text, tags=tags, error=reason or None)
+
+    with Progress() as progress:
+        task = progress.add_task(f"asking {model} for tags", total=len(missing))
+        for line in ask_all(missing, ask, answers, workers):
+            lines[line.key] = line
+            progress.advance(task)
     found = [lines[keys[text]].tags for text in texts]
     tags = [
         None
@@ -122,72 +116,6 @@ def tag_items(
     table.with_columns(pl.Series("tags", tags, dtype=pl.List(pl.String))).write_parquet(out)
     refused = sum(lines[key].tags is None for key in keys.values())
     return TagCounts(len(missing), len(keys) - refused, refused)
-
-
-def _ask_all(
-    texts: list[str],
-    keys: dict[str, str],
-    answers: Path,
-    endpoint: Endpoint,
-    model: str,
-    vocabulary: Vocabulary,
-    workers: int,
-) -> Iterator[_Line]:
-    """Yields each line after it was written; the first EndpointError ends the run."""
-    answers.parent.mkdir(parents=True, exist_ok=True)
-    with (
-        answers.open("a", encoding="utf-8") as file,
-        Progress() as progress,
-        _pool(workers) as pool,
-    ):
-        task = progress.add_task(f"asking {model} for tags", total=len(texts))
-        futures = [
-            pool.submit(_ask, text, keys[text], endpoint, model, vocabulary) for text in texts
-        ]
-        for future in as_completed(futures):
-            line = future.result()
-            file.write(line.model_dump_json(exclude_none=True) + "\n")
-            file.flush()
-            progress.advance(task)
-            yield line
-
-
-@contextmanager
-def _pool(workers: int) -> Iterator[ThreadPoolExecutor]:
-    """A pool that drops what waits when its user fails, instead of working it off."""
-    pool = ThreadPoolExecutor(workers)
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _ask(text: str, key: str, endpoint: Endpoint, model: str, vocabulary: Vocabulary) -> _Line:
-    """Asks once, and once more with the reason when the answer breaks the vocabulary."""
-    messages = [
-        {"role": "system", "content": _TASK + vocabulary.model_dump_json()},
-        {"role": "user", "content": text},
-    ]
-    reason = ""
-    for _ in range(2):
-        body: dict[str, Any] = {
-            "model": model,
-            "messages": messages,
-            "temperature": 0,
-            "response_format": {"type": "json_object"},
-        }
-        answer = (
-            endpoint.post("/chat/completions", body, ChatReply).choices[0].message.content or ""
-        )
-        tags, reason = parse_tags(answer, vocabulary)
-        if tags is not None:
-            return _Line(key=key, text=text, tags=tags)
-        messages = [
-            *messages,
-            {"role": "assistant", "content": answer},
-            {"role": "user", "content": f"Refused: {reason}. Answer again, with JSON only."},
-        ]
-    return _Line(key=key, text=text, error=reason)
 
 
 def parse_tags(answer: str, vocabulary: Vocabulary) -> tuple[Facets | None, str]:

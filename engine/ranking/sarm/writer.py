@@ -7,18 +7,15 @@ is refused twice costs its author the anchor, and no more.
 
 import hashlib
 import json
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import polars as pl
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from engine.data.answers import AnswerLine, read_answers
+from engine.data.answers import AnswerLine, ask_all, ask_twice, read_answers
 from engine.data.endpoint import Endpoint
 from engine.data.schema import Column, checked
-from engine.data.tagger import ChatReply
 
 from .anchors import FIELDS, checked_anchors
 
@@ -91,7 +88,12 @@ def write_anchors(
     asked = [_asked(row, model) for row in table.iter_rows(named=True)]
     lines = read_answers(answers, _Line)
     missing = list({one.key: one for one in asked if one.key not in lines}.values())
-    for line in _ask_all(missing, answers, endpoint, model, workers):
+
+    def ask(one: _Asked) -> _Line:
+        anchor, reason = ask_twice(endpoint, model, _TASK, one.content, parse_anchor)
+        return _Line(key=one.key, author_id=one.author_id, anchor=anchor, error=reason or None)
+
+    for line in ask_all(missing, ask, answers, workers):
         lines[line.key] = line
     found = [lines[one.key].anchor for one in asked]
     schema: dict[str, Any] = dict.fromkeys(FIELDS, pl.String)
@@ -119,48 +121,3 @@ def _asked(row: dict[str, Any], model: str) -> _Asked:
     content = [{"type": "text", "text": row["text"]}, *images]
     what = json.dumps([model, _TASK, row["author_id"], content])
     return _Asked(hashlib.sha256(what.encode()).hexdigest(), row["author_id"], content)
-
-
-def _ask_all(
-    asked: list[_Asked], answers: Path, endpoint: Endpoint, model: str, workers: int
-) -> Iterator[_Line]:
-    """Yields each line after it was written; the first EndpointError ends the run."""
-    answers.parent.mkdir(parents=True, exist_ok=True)
-    pool = ThreadPoolExecutor(workers)
-    try:
-        with answers.open("a", encoding="utf-8") as file:
-            futures = [pool.submit(_ask, one, endpoint, model) for one in asked]
-            for future in as_completed(futures):
-                line = future.result()
-                file.write(line.model_dump_json(exclude_none=True) + "\n")
-                file.flush()
-                yield line
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _ask(asked: _Asked, endpoint: Endpoint, model: str) -> _Line:
-    """Asks once, and once more with the reason when the answer is no anchor."""
-    messages: list[dict[str, Any]] = [
-        {"role": "system", "content": _TASK},
-        {"role": "user", "content": asked.content},
-    ]
-    reason = ""
-    for _ in range(2):
-        body: dict[str, Any] = {
-            "model": model,
-            "messages": messages,
-            "temperature": 0,
-            "response_format": {"type": "json_object"},
-        }
-        reply = endpoint.post("/chat/completions", body, ChatReply)
-        answer = reply.choices[0].message.content or ""
-        anchor, reason = parse_anchor(answer)
-        if anchor is not None:
-            return _Line(key=asked.key, author_id=asked.author_id, anchor=anchor)
-        messages = [
-            *messages,
-            {"role": "assistant", "content": answer},
-            {"role": "user", "content": f"Refused: {reason}. Answer again, with JSON only."},
-        ]
-    return _Line(key=asked.key, author_id=asked.author_id, error=reason)
