@@ -1,38 +1,19 @@
 """Charts of the report: stored rows in, SVG text out."""
 
-import io
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-import matplotlib as mpl
-import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
+from engine.charts import INK, STYLE, drawn
+
 from .case import ENGINE
 
-INK, FAINT, OURS = "#1f2937", "#cbd5e1", "#0f766e"
+OURS = "#0f766e"
 OTHERS = ("#b45309", "#6d28d9", "#be123c", "#1d4ed8", "#64748b", "#a16207")
-STYLE = {
-    "svg.fonttype": "none",  # text stays text, in the page's font
-    "font.size": 10,
-    "text.color": INK,
-    "axes.edgecolor": FAINT,
-    "axes.labelcolor": INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.titlesize": 11,
-    "axes.titlelocation": "left",
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#eef2f7",
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "legend.frameon": False,
-    "lines.linewidth": 2,
-}
 SIZE = re.compile(r"_ms_(?:at_)?(\d+)$")
 Points = Mapping[str, tuple[Sequence[float], Sequence[float]]]  # name -> x, y
 
@@ -44,20 +25,7 @@ def colours(names: Iterable[str]) -> dict[str, str]:
 
 
 def _drawn(draw: Callable[[Axes], None], height: float) -> str:
-    """SVG that scales with the page, without a header of its own."""
-    with mpl.rc_context(STYLE):
-        figure, axes = plt.subplots(figsize=(6.4, height), layout="constrained")
-        draw(axes)
-        text = io.StringIO()
-        figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
-        plt.close(figure)
-    svg = re.sub(r'(<svg\b[^>]*?) width="[^"]*" height="[^"]*"', r"\1", text.getvalue(), count=1)
-    # One page holds many charts: ids of one must not be those of another.
-    mark = f"c{abs(hash(svg)) % 10**8}"
-    svg = re.sub(r'id="([^"]+)"', rf'id="{mark}\1"', svg)
-    svg = re.sub(r"url\(#([^)]+)\)", rf"url(#{mark}\1)", svg)
-    svg = re.sub(r'xlink:href="#([^"]+)"', rf'xlink:href="#{mark}\1"', svg)
-    return svg[svg.index("<svg") :]
+    return drawn(draw, height, STYLE | {"lines.linewidth": 2})
 
 
 def _plain(axis: Axis) -> None:

@@ -178,10 +178,7 @@ def load_config(preset: Preset = "small", file: Path | None = None) -> Config:
     where = str(file) if file else f"preset {preset}"
     override: dict[str, Any] = {}
     if file:
-        try:
-            override = tomllib.loads(file.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise ConfigError(f"{where}: expected a readable TOML file: {error}") from error
+        override = read_toml(file)
     merged: dict[str, Any] = {**override}
     for section, values in _PRESETS[preset].items():
         given = override.get(section, {})
@@ -197,3 +194,11 @@ def load_config(preset: Preset = "small", file: Path | None = None) -> Config:
             name = ".".join(filter(None, (key, str(first["ctx"]["error"]))))
             raise ConfigError(f"{where}: {name}") from error
         raise ConfigError(f"{where}: {key}: {first['msg']}, got {first['input']!r}") from error
+
+
+def read_toml(file: Path) -> dict[str, Any]:
+    """A TOML file. Raises ConfigError where it is unreadable."""
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{file}: expected a readable TOML file: {error}") from error

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import ir_measures
 import numpy as np
 import torch
 from ir_measures import R, nDCG
@@ -15,6 +14,7 @@ from engine.features import UserFeatures, encode_inputs
 from engine.model.stars import Events, Stars
 from engine.training.history import Past
 
+from .metrics import per_request
 from .neighbours import Neighbours
 
 K = 10
@@ -109,15 +109,6 @@ def accuracy(
         lists: [Q, k >= 10] item indices, best first.
         target: [Q] the one right item.
     """
-    relevant = {str(q): {str(item): 1} for q, item in enumerate(target.tolist())}
-    # The score is minus the rank: the library would break ties by the item's name.
-    run = {
-        str(q): {str(item): float(-rank) for rank, item in enumerate(row)}
-        for q, row in enumerate(lists.tolist())
-    }
-    values: dict[str, list[float]] = {name: [] for name in _MEASURES}
-    names = {measure: name for name, measure in _MEASURES.items()}
-    for result in ir_measures.iter_calc(list(names), relevant, run):
-        values[names[result.measure]].append(result.value)
+    values = per_request(lists, list(target[:, None]), _MEASURES)
     errors = {name: float(np.std(v) / np.sqrt(len(v))) for name, v in values.items()}
     return {name: float(np.mean(v)) for name, v in values.items()}, errors

@@ -1,6 +1,7 @@
 """Accuracy by the `ir-measures` library; coverage, which it lacks, is ours."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import ir_measures
 import numpy as np
@@ -18,13 +19,16 @@ ACCURACY = tuple(_MEASURES)
 
 
 def per_request(
-    lists: NDArray[np.int64], targets: Sequence[NDArray[np.int32]]
+    lists: NDArray[np.int64],
+    targets: Sequence[NDArray[np.int32]],
+    measures: Mapping[str, Any] = _MEASURES,
 ) -> dict[str, NDArray[np.float64]]:
-    """Each measure of `ACCURACY` for every request, [Q].
+    """Each measure for every request, [Q].
 
     Args:
         lists: [Q, k >= 10] item indices, best first, -1 pads.
         targets: [Q] relevant items, at least one each.
+        measures: name -> measure of `ir-measures`; those of `ACCURACY` unless given.
     """
     relevant = {str(q): {str(item): 1 for item in items} for q, items in enumerate(targets)}
     # The score is minus the rank: the library would break ties by the item's name.
@@ -32,8 +36,8 @@ def per_request(
         str(q): {str(item): float(-rank) for rank, item in enumerate(row) if item >= 0}
         for q, row in enumerate(lists.tolist())
     }
-    names = {measure: name for name, measure in _MEASURES.items()}
-    values = {name: np.zeros(len(targets)) for name in _MEASURES}
+    names = {measure: name for name, measure in measures.items()}
+    values = {name: np.zeros(len(targets)) for name in measures}
     for result in ir_measures.iter_calc(list(names), relevant, run):
         values[names[result.measure]][int(result.query_id)] = result.value
     return values

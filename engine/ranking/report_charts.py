@@ -1,35 +1,15 @@
 """Charts of the ranking report: means with intervals in, SVG text out."""
 
-import io
-import re
-import zlib
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
-import matplotlib as mpl
-import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-INK, FAINT, GAIN, LOSS, UNCLEAR = "#1f2937", "#cbd5e1", "#0f766e", "#be123c", "#94a3b8"
+from engine.charts import INK, drawn
+
+GAIN, LOSS, UNCLEAR = "#0f766e", "#be123c", "#94a3b8"
 COLOURS = ("#0f766e", "#b45309", "#6d28d9", "#1d4ed8", "#64748b")
-STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",  # text stays text, in the page's font
-    "font.size": 10,
-    "text.color": INK,
-    "axes.edgecolor": FAINT,
-    "axes.labelcolor": INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.titlesize": 11,
-    "axes.titlelocation": "left",
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#eef2f7",
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "legend.frameon": False,
-}
 
 
 class Point(NamedTuple):
@@ -66,7 +46,7 @@ def differences(title: str, bars: Sequence[Bar], x: str) -> str:
         axes.set_ylim(len(bars) - 0.5, -0.5)
         axes.grid(axis="y", visible=False)
 
-    return _drawn(draw, 1.1 + 0.26 * len(bars))
+    return drawn(draw, 1.1 + 0.26 * len(bars))
 
 
 def curves(
@@ -92,21 +72,4 @@ def curves(
         if len(lines) > 1:
             axes.legend(fontsize=9)
 
-    return _drawn(draw, 3.0)
-
-
-def _drawn(draw: Callable[[Axes], None], height: float) -> str:
-    """SVG that scales with the page, without a header of its own."""
-    with mpl.rc_context(STYLE):
-        figure, axes = plt.subplots(figsize=(6.4, height), layout="constrained")
-        draw(axes)
-        text = io.StringIO()
-        figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
-        plt.close(figure)
-    svg = re.sub(r'(<svg\b[^>]*?) width="[^"]*" height="[^"]*"', r"\1", text.getvalue(), count=1)
-    # One page holds many charts: ids of one must not be those of another.
-    mark = f"c{zlib.crc32(svg.encode()):x}"
-    svg = re.sub(r'id="([^"]+)"', rf'id="{mark}\1"', svg)
-    svg = re.sub(r"url\(#([^)]+)\)", rf"url(#{mark}\1)", svg)
-    svg = re.sub(r'xlink:href="#([^"]+)"', rf'xlink:href="#{mark}\1"', svg)
-    return svg[svg.index("<svg") :]
+    return drawn(draw, 3.0)

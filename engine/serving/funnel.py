@@ -181,7 +181,10 @@ class Funnel:
 
 def places_in(probability: Floats, sizes: Sequence[int]) -> Floats:
     """Ascending rank of each candidate in its request by each objective, over their number, in
-    (0, 1], ties at their mean: [B, N, M] of probabilities [B, N, M]."""
+    (0, 1], ties at their mean: [B, N, M] of probabilities [B, N, M].
+
+    As `engine.ranking.auc.request_ranks`, compiled: every ranked request waits for it.
+    """
     found = np.zeros(probability.shape, np.float32)
     _place(found, probability, np.array(sizes, np.int64))
     return found

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import compress
 from pathlib import Path
@@ -263,15 +264,14 @@ class Recommender:
 
     def _answer(self, queries: list[Query]) -> list[Reply]:
         """A reply to each query: vectors, retrieval, and the stages that it asks for."""
-        if self.funnel is None:
-            self._vectors(queries)
-            found = self._retrieve(queries, [query.request.k for query in queries])
-            return [self._reply(*each) for each in zip(queries, found, strict=True)]
-        with self.funnel.timed("retrieve", len(queries)):
+        funnel = self.funnel
+        with nullcontext() if funnel is None else funnel.timed("retrieve", len(queries)):
             self._vectors(queries)
             found = self._retrieve(queries, [self._wanted(query.request) for query in queries])
+        if funnel is None:
+            return [self._reply(*each) for each in zip(queries, found, strict=True)]
         further = [q.request.stage != "retrieve" for q in queries]
-        ranked = iter(self.funnel(list(compress(queries, further)), list(compress(found, further))))
+        ranked = iter(funnel(list(compress(queries, further)), list(compress(found, further))))
         return [
             self._reply(query, one, next(ranked) if goes_on else None)
             for query, one, goes_on in zip(queries, found, further, strict=True)

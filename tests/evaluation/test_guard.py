@@ -11,10 +11,10 @@ from engine.bundle import Bundle
 from engine.data.dataset import Dataset
 from engine.errors import StarsError
 from engine.evaluation import baselines
-from engine.evaluation.evaluate import recommended
 from engine.evaluation.guard import Method, check, leaks, order_tells
 from engine.evaluation.protocol import Cuts, Task, next_session
 from engine.serving.recommender import Recommender
+from engine.serving.request import Reply, Request
 from engine.training.history import past
 
 K = 10
@@ -83,12 +83,25 @@ def test_what_is_served_knows_nothing_of_its_answers(
     dataset: Dataset, task: Task, bundle: Path
 ) -> None:
     recommender = Recommender(Bundle.open(bundle))
-    few = replace(task, users=task.users[:16], times=task.times[:16], targets=task.targets[:16])
 
-    def served(dataset: Dataset, task: Task) -> Lists:
-        return recommended(recommender, dataset, task, "next")
+    def served(dataset: Dataset, task: Task, reach_s: int = 0) -> Lists:
+        """Live answers to the events that the dataset has before each request, or a while after."""
+        rows = []
+        for user, time in zip(task.users[:16].tolist(), task.times[:16].tolist(), strict=True):
+            own = slice(*dataset.event_offsets[user : user + 2])
+            known = slice(0, int(np.searchsorted(dataset.event_time[own], time + reach_s)))
+            history = [getattr(dataset, f"event_{name}")[own][known] for name in ("type", "time")]
+            asked = Request(
+                None, dataset.item_ids[dataset.event_item[own][known]], *history, None, K, "next",
+                "allow", None, time + reach_s, False,
+            )  # fmt: skip
+            (reply,) = recommender.recommend([asked])
+            assert isinstance(reply, Reply), reply
+            rows.append(reply.item_ids)
+        return np.stack(rows)
 
-    check(served, dataset, few, "next")
+    check(served, dataset, task, "next")
+    assert "session" in leaks(lambda data, task: served(data, task, 1), dataset, task)
 
 
 def test_the_refusal_names_method_and_leak(dataset: Dataset, task: Task) -> None:

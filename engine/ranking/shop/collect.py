@@ -61,16 +61,24 @@ class Collected:
         """Some of the requests: a slice or places."""
         return replace(self, **{f.name: getattr(self, f.name)[rows] for f in fields(self)})
 
+    @property
+    def inside(self) -> NDArray[np.bool_]:
+        """[R, N] which candidates there are."""
+        return np.arange(self.items.shape[1]) < self.size[:, None]
+
     def inputs(self, candidates: NDArray[np.float32]) -> Inputs:
-        """What the ranker reads, with the vectors of a catalogue's items [N, D]."""
-        inside = np.arange(self.items.shape[1]) < self.size[:, None]
+        """What the ranker reads, up to the longest list, with the vectors of a catalogue's items
+        [N, D]."""
+        n = int(self.size.max(initial=0))
+        items = candidates[self.items[:, :n]]
+        items[~self.inside[:, :n]] = 0
         return Inputs(
             vectors=self.vectors,
             codes=self.codes,
             profile=self.profile,
-            items=candidates[self.items] * inside[..., None],
-            subclass=self.subclass,
-            features=self.features,
+            items=items,
+            subclass=np.ascontiguousarray(self.subclass[:, :n]),
+            features=np.ascontiguousarray(self.features[:, :n]),
         )
 
 

@@ -1,10 +1,10 @@
 """Configuration of a shop's ranker: frozen, validated, unknown keys refused."""
 
-import tomllib
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from engine.config import read_toml
 from engine.errors import ConfigError
 from engine.ranking.config import FusionConfig
 from engine.ranking.wesing.config import ExpertsConfig, GradientsConfig, RankerConfig
@@ -44,10 +44,9 @@ def load_ranker_config(overlay: Path | None) -> ShopRankerConfig:
     """
     if overlay is None:
         return ShopRankerConfig()
+    given = read_toml(overlay)
     try:
-        return ShopRankerConfig.model_validate(tomllib.loads(overlay.read_text(encoding="utf-8")))
-    except (OSError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{overlay}: expected TOML: {error}") from error
+        return ShopRankerConfig.model_validate(given)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))

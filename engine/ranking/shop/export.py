@@ -44,7 +44,7 @@ def export_network(network: ShopRanker, path: Path) -> None:
         {0: batch} if name in _OF_REQUEST else {0: batch, 1: candidates} for name in Inputs._fields
     )
     module = ProbabilityGraph(network)
-    save(trace(module, example, shapes, Inputs._fields, ("probability",)), path)
+    save(trace(module, example, (shapes,), Inputs._fields, ("probability",)), path)
 
 
 def example_inputs(shape: Shape, batch: int, candidates: int) -> tuple[Tensor, ...]:

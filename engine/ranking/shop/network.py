@@ -85,17 +85,9 @@ class ProbabilityGraph(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(
-        self,
-        vectors: Tensor,
-        codes: Tensor,
-        profile: Tensor,
-        items: Tensor,
-        subclass: Tensor,
-        features: Tensor,
-    ) -> Tensor:
-        """[B, N, M]."""
-        return torch.sigmoid(self.network(vectors, codes, profile, items, subclass, features))
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """[B, N, M]; arguments as of `ShopRanker.forward`."""
+        return torch.sigmoid(self.network(*inputs))
 
 
 def _scaled(x: Tensor, scale: Tensor) -> Tensor:

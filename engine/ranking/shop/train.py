@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from engine.errors import StarsError
 from engine.ranking.auc import auc, gauc
@@ -14,9 +14,8 @@ from engine.ranking.ensemble import Ensemble
 from engine.ranking.fusion import fused
 from engine.ranking.fusion import train as train_fusion
 from engine.ranking.scored import Scored
-from engine.ranking.wesing.esmm import losses
-from engine.ranking.wesing.gradients import backward_by
 from engine.ranking.wesing.ranker import start_at_rates
+from engine.ranking.wesing.steps import Steps
 from engine.serving.funnel import fusion_user
 
 from .collect import Collected
@@ -86,7 +85,7 @@ def _train_network(
     rng = np.random.default_rng(config.seed)
     ranker = config.ranker.model_copy(update={"parents": parents | config.ranker.parents})
     network = ShopRanker(shape, config.model_copy(update={"ranker": ranker}), objectives)
-    inside = np.arange(seen.items.shape[1]) < seen.size[:, None]
+    inside = seen.inside
     for scale, rows in (
         (network.profile_scale, seen.profile),
         (network.feature_scale, seen.features[inside]),
@@ -96,28 +95,19 @@ def _train_network(
         start_at_rates(network.ranker, torch.from_numpy(seen.labels[inside]).float())
     except ValueError as error:
         raise StarsError(f"ranker: {error}") from error
-    shared = [p for name, p in network.named_parameters() if not name.startswith("ranker.")]
-    shared += network.ranker.shared()
-    towers = network.ranker.towers()
-    backward = backward_by(
-        config.gradients, shared, towers, network.ranker.experts.last_shared(), len(objectives)
+    steps = Steps(
+        network.ranker,
+        (p for name, p in network.named_parameters() if not name.startswith("ranker.")),
+        config.gradients,
+        config.epochs * -(-len(seen) // config.batch_requests),
+        lr=config.lr,
+        weight_decay=config.weight_decay,
     )
-    every, kept = [*shared, *towers], network.ranker.kept()
-    decayed = {"params": [p for p in every if p not in kept], "weight_decay": config.weight_decay}
-    rest = {"params": [p for p in every if p in kept], "weight_decay": 0.0}
-    optimiser = torch.optim.AdamW([decayed, rest], lr=config.lr)
-    steps = config.epochs * -(-len(seen) // config.batch_requests)
-    pace = torch.optim.lr_scheduler.OneCycleLR(optimiser, config.lr, steps, pct_start=0.1)
     for _ in range(config.epochs):
         order = rng.permutation(len(seen))
         for start in range(0, len(order), config.batch_requests):
             part = seen.at(order[start : start + config.batch_requests])
-            logits, labels = _ask(network, part, candidates)
-            optimiser.zero_grad()
-            backward(losses(logits, labels))
-            nn.utils.clip_grad_norm_(every, 1.0)
-            optimiser.step()
-            pace.step()
+            steps.take(*_ask(network, part, candidates))
     return network.eval()
 
 
@@ -125,14 +115,9 @@ def _ask(
     network: ShopRanker, part: Collected, candidates: NDArray[np.float32]
 ) -> tuple[Tensor, Tensor]:
     """Logits and labels [n, M] of the candidates of some requests, one after the other."""
-    longest = int(part.size.max())
-    inputs = part.inputs(candidates)
-    cut = {"items", "subclass", "features"}
-    given = {k: v[:, :longest] if k in cut else v for k, v in inputs._asdict().items()}
-    inside = torch.from_numpy(np.arange(longest) < part.size[:, None])
-    logits = network(*(torch.from_numpy(np.ascontiguousarray(x)) for x in given.values()))
-    labels = torch.from_numpy(part.labels[:, :longest]).to(logits.dtype)
-    return logits[inside], labels[inside]
+    logits = network(*(torch.from_numpy(x) for x in part.inputs(candidates)))
+    inside = torch.from_numpy(part.inside[:, : logits.shape[1]])
+    return logits[inside], torch.from_numpy(part.labels[part.inside]).to(logits.dtype)
 
 
 @torch.no_grad()
@@ -170,10 +155,7 @@ def _metrics(
     AUC and GAUC of each objective by its own probability and by the fused score, GAUC also by the
     order of retrieval.
     """
-    inside = np.arange(asked.items.shape[1]) < asked.size[:, None]
-    retrieved = -np.broadcast_to(np.arange(asked.items.shape[1]), inside.shape)[inside].astype(
-        float
-    )
+    retrieved = -np.nonzero(asked.inside)[1].astype(np.float64)
     score = fused(fusion, scored)
     orders = {"retrieved": retrieved, "fused": score}
     found: dict[str, Any] = {}

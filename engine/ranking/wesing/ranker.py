@@ -12,10 +12,10 @@ from engine.ranking.data.impressions import Impressions
 from engine.ranking.features import Features, FieldEmbedding, concatenated, fit
 
 from .config import RankerConfig, TrainConfig
-from .esmm import ConversionTree, losses
+from .esmm import ConversionTree
 from .experts import Experts
-from .gradients import backward_by
 from .kfm import KFM
+from .steps import Steps
 
 _AT_ONCE = 8192  # impressions scored
 
@@ -127,24 +127,15 @@ def train_ranker(log: Impressions, config: TrainConfig | None = None) -> Trained
     ranker.tree.check(log.labels)
     inputs, labels = features.read(log), features.labels(log)
     start_at_rates(ranker, labels)
-    shared = [*embedding.parameters(), *ranker.shared()]
-    backward = backward_by(
-        config.gradients, shared, ranker.towers(), ranker.experts.last_shared(), labels.shape[1]
-    )
-    every, kept = [*shared, *ranker.towers()], ranker.kept()
-    decayed = {"params": [p for p in every if p not in kept], "weight_decay": config.weight_decay}
-    rest = {"params": [p for p in every if p in kept], "weight_decay": 0.0}
-    optimiser = torch.optim.AdamW([decayed, rest], lr=config.lr)
-    steps = config.epochs * -(-len(labels) // config.batch)
-    pace = torch.optim.lr_scheduler.OneCycleLR(optimiser, config.lr, steps, pct_start=0.1)
+    steps = Steps(
+        ranker, embedding.parameters(), config.gradients,
+        config.epochs * -(-len(labels) // config.batch),
+        lr=config.lr, weight_decay=config.weight_decay,
+    )  # fmt: skip
     ranker.train()
     for _ in range(config.epochs):
         for rows in torch.split(torch.randperm(len(labels)), config.batch):
-            optimiser.zero_grad()
-            backward(losses(ranker(embedding(*inputs.at(rows))), labels[rows]))
-            nn.utils.clip_grad_norm_(every, 1.0)
-            optimiser.step()
-            pace.step()
+            steps.take(ranker(embedding(*inputs.at(rows))), labels[rows])
     return TrainedRanker(features, embedding, ranker.eval())
 
 

@@ -257,5 +257,5 @@ def test_an_overlay_names_the_key(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"ranker\.toml: ranker\.towers: .* got 8"):
         load_ranker_config(path)
     path.write_text("[")
-    with pytest.raises(ConfigError, match="expected TOML"):
+    with pytest.raises(ConfigError, match=r"ranker\.toml: expected a readable TOML file"):
         load_ranker_config(path)
