@@ -32,7 +32,15 @@ class Milliseconds(NamedTuple):
 def interleaved(
     contenders: Mapping[str, Callable[[], object]], rounds: int, warmup: int = 3, seed: int = 0
 ) -> dict[str, Milliseconds]:
-    """Times each contender once a round, in an order drawn anew each round.
+    """What `in_turns` gives, summed up. Raises ValueError for no rounds."""
+    taken = in_turns(contenders, rounds, warmup, seed)
+    return {name: Milliseconds.of(ms) for name, ms in taken.items()}
+
+
+def in_turns(
+    contenders: Mapping[str, Callable[[], object]], rounds: int, warmup: int = 3, seed: int = 0
+) -> dict[str, list[float]]:
+    """Milliseconds of each contender, once a round, in an order drawn anew each round.
 
     Raises:
         ValueError: no rounds.
@@ -50,4 +58,4 @@ def interleaved(
             begin = time.perf_counter()
             contenders[name]()
             taken[name].append(1e3 * (time.perf_counter() - begin))
-    return {name: Milliseconds.of(ms) for name, ms in taken.items()}
+    return taken

@@ -1,6 +1,5 @@
 """What SARM costs a request: its graphs beside the ranker without it, in ONNX Runtime."""
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,9 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .serving import SarmRanker, session
+from engine.compile.timing import Milliseconds, in_turns
+from engine.runtime.onnx_cpu import open_session
 
-_WAYS = ("without", "rank", "user")
+from .serving import SarmRanker
 
 
 def cost(
@@ -41,27 +41,21 @@ def cost(
     """
     if rounds < 1:
         raise ValueError(f"cost: rounds: expected at least 1, got {rounds}")
-    base, user = session(plain), ranker.user(history)
+    base, user = open_session(plain, 1, ("logits",)), ranker.user(history)
     features = {"numbers": numbers, "categories": categories}
-    ways: tuple[Callable[[], object], ...] = (
-        lambda: base.run(None, features),
-        lambda: ranker(numbers, categories, rows, user),
-        lambda: ranker.user(history),
-    )
-    rng = np.random.default_rng(seed)
-    taken = np.empty((rounds + warm_up, len(ways)))
-    for turn in range(len(taken)):
-        for way in rng.permutation(len(ways)):
-            begin = time.perf_counter()
-            ways[way]()
-            taken[turn, way] = 1e3 * (time.perf_counter() - begin)
-    taken = taken[warm_up:]
+    ways: dict[str, Callable[[], object]] = {
+        "without": lambda: base.run(None, features),
+        "rank": lambda: ranker(numbers, categories, rows, user),
+        "user": lambda: ranker.user(history),
+    }
+    times = in_turns(ways, rounds, warm_up, seed)
+    taken = np.stack([*times.values()], axis=1)
     # Whole rounds are drawn: the ways of one round met the same machine.
-    drawn = taken[rng.integers(0, rounds, (resamples, rounds))]
+    drawn = taken[np.random.default_rng(seed).integers(0, rounds, (resamples, rounds))]
     found: dict[str, Any] = {"candidates": len(rows), "history": len(history), "rounds": rounds}
-    for way, name in enumerate(_WAYS):
-        p50, p99 = np.percentile(taken[:, way], (50, 99)).tolist()
-        found[f"{name}_ms"] = {"p50": p50, "p99": p99}
+    for name, ms in times.items():
+        of_way = Milliseconds.of(ms)
+        found[f"{name}_ms"] = {"p50": of_way.p50, "p99": of_way.p99}
     for name, parts in (("rank_ratio", [1]), ("total_ratio", [1, 2])):
         ratio = _p50(drawn[:, :, parts].sum(2)) / _p50(drawn[:, :, 0])
         low, high = np.quantile(ratio, [0.025, 0.975]).tolist()

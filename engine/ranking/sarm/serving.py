@@ -9,10 +9,10 @@ are: computed while they are retrieved, or kept with the user.
 from pathlib import Path
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from engine.errors import BundleError
+from engine.runtime.onnx_cpu import open_session
 
 from .memory_bank import MemoryBank
 
@@ -29,7 +29,8 @@ class SarmRanker:
         """`projection` [D or 2 D, P] is what the exported ranker projects a bank row by.
 
         Raises:
-            BundleError: a projection of another width than the bank's rows.
+            BundleError: a projection of another width than the bank's rows, or a file that is not
+                the graph.
         """
         vectors = bank.all()
         rows = np.concatenate([vectors.cls, vectors.tar], 1)
@@ -41,7 +42,8 @@ class SarmRanker:
         self._bank = bank
         self._projected = rows[:, : projection.shape[0]] @ projection  # [A + 1, P]
         self._vectors = vectors.cls
-        self._rank, self._user = session(rank, threads), session(user, threads)
+        self._rank = open_session(rank, threads, ("logits",))
+        self._user = open_session(user, threads, ("user",))
 
     def rows(self, authors: Ids) -> Ids:
         """Row of each author: a feature of the candidate, looked up as its categories are."""
@@ -66,11 +68,3 @@ class SarmRanker:
         }  # fmt: skip
         found: F32 = self._rank.run(None, given)[0]
         return found
-
-
-def session(graph: Path, threads: int = 1) -> ort.InferenceSession:
-    """A session on the CPU."""
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    return ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from engine.compile.timing import Milliseconds
 from engine.errors import BundleError
 from engine.serving.funnel import TIMED
 from engine.serving.options import Options
@@ -36,7 +36,7 @@ def latency(
         threads: of the graphs.
     Returns:
         `rank<candidates>` (features and probabilities), `fuse`, `page<k>` and `total` of the three,
-        each `p50`, `p95` and `p99`; `n`, `objectives`, `threads`.
+        each `p50`, `p95`, `p99` and `n`; `objectives` and `threads`.
     Raises:
         BundleError: no ranker, or users with fewer candidates.
     """
@@ -57,8 +57,7 @@ def latency(
     columns = (f"rank{candidates}", "fuse", f"page{k}")
     by = dict(zip(columns, measured.T, strict=True)) | {"total": measured.sum(1)}
     return {
-        **{name: _percentiles(values) for name, values in by.items()},
-        "n": requests,
+        **{name: Milliseconds.of(values)._asdict() for name, values in by.items()},
         "objectives": len(funnel.objectives),
         "threads": threads,
     }
@@ -69,7 +68,3 @@ def _page(user: str, k: int) -> Request:
     return Request(
         user, nothing, None, None, None, k, "round_robin", "allow", None, None, False, stage="page"
     )
-
-
-def _percentiles(values: NDArray[np.float64]) -> dict[str, float]:
-    return {f"p{p}": float(np.percentile(values, p)) for p in (50, 95, 99)}

@@ -12,6 +12,7 @@ from engine.ranking.sarm.memory_bank import MemoryBank
 from engine.ranking.sarm.online import Online, batches
 from engine.ranking.sarm.rungs import BASE
 from engine.ranking.sarm.serving import SarmRanker
+from engine.runtime.onnx_cpu import open_session
 from tests.ranking.sarm.tiny import CONFIG, made
 
 
@@ -66,11 +67,10 @@ def test_the_graph_is_the_model_over_the_same_bank(
 
 def test_the_ranker_without_sarm_is_a_graph_too(folder: Path, online: Online) -> None:
     base, _ = made(BASE.of(CONFIG))
-    from engine.ranking.sarm.serving import session
 
     inputs = online.stream.inputs.at(torch.arange(9))
     given = {"numbers": inputs.numbers.numpy(), "categories": inputs.categories.numpy()}
-    found = session(folder / "base.onnx").run(None, given)[0]
+    found = open_session(folder / "base.onnx", 1, ("logits",)).run(None, given)[0]
     with torch.no_grad():
         expected = base.model(*inputs, None, None)
     np.testing.assert_allclose(found, expected.numpy(), rtol=1e-4, atol=1e-5)

@@ -12,12 +12,13 @@ from engine import pipeline
 from engine.bundle import RANKER_FOLDER, Bundle
 from engine.config import Config
 from engine.data.dataset import Dataset
-from engine.errors import ConfigError, StarsError
+from engine.errors import BundleError, ConfigError, StarsError
 from engine.evaluation.protocol import Cuts
 from engine.ranking.shop.collect import Collected, collect, objectives_of, sessions
 from engine.ranking.shop.config import ShopRankerConfig, load_ranker_config
 from engine.ranking.shop.export import example_inputs, export_network, export_ranker
 from engine.ranking.shop.inputs import FEATURES, ItemSide
+from engine.ranking.shop.latency import latency
 from engine.ranking.shop.network import ProbabilityGraph, Shape
 from engine.ranking.shop.run import rank_run
 from engine.ranking.shop.sidecar import read_sidecar
@@ -246,6 +247,21 @@ def test_an_export_ends_with_its_sidecar(
     export_ranker(made, ranker_config, names, tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"rank.onnx", "fuse.onnx", "ranking.json"}
     assert read_sidecar(tmp_path).candidates == ranker_config.candidates
+
+
+def test_latencies_of_the_stages(bundle: Path, earlier: Path) -> None:
+    users = [f"user-{n:03}" for n in range(8)]
+    found = latency(bundle, users, candidates=30, k=5, requests=12, threads=1)
+    assert (found["objectives"], found["threads"]) == (4, 1)
+    stages = [found[name] for name in ("rank30", "fuse", "page5")]
+    for each in (*stages, found["total"]):
+        assert 0 < each["p50"] <= each["p95"] <= each["p99"]
+        assert each["n"] == 12
+    assert found["total"]["p50"] > max(each["p50"] for each in stages)
+    with pytest.raises(BundleError, match="expected a bundle with a ranker, got one without"):
+        latency(earlier, users)
+    with pytest.raises(BundleError, match="expected 500 candidates for every user"):
+        latency(bundle, users, candidates=500)
 
 
 def test_an_overlay_names_the_key(tmp_path: Path) -> None:
