@@ -30,6 +30,10 @@ class ModelConfig(_Frozen):
     text_dim: int = Field(128, ge=1, description="principal components kept of the text embedding")
     attribute_dim: int = Field(64, ge=1)
     attribute_mlp: bool = Field(False, description="two layers instead of one for the tags")
+    text: bool = Field(True, description="the items' text; without it a token is Δ and tags")
+    tags: bool = Field(True, description="the items' tags")
+    user: bool = Field(True, description="what is known of a user; without it [USER] is one vector")
+    context: bool = Field(True, description="time and signals, in the tokens and in δ")
     day_bias: bool = Field(True, description="attention bias by difference of days, per head")
     repeats: bool = Field(True, description="score bought items by the repeat network")
     repeat_hidden: int = Field(48, ge=1)
@@ -59,7 +63,7 @@ class TrainConfig(_Frozen):
     warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps")
     clip: float = Field(1.0, gt=0, description="largest gradient norm of a parameter group")
     delta_freeze: float = Field(1.0, ge=0, description="epochs before the residuals Δ move")
-    delta_lr_scale: float = Field(0.1, gt=0)
+    delta_lr_scale: float = Field(0.1, ge=0, description="0 leaves Δ as it began")
     delta_start: Literal["zero", "cooccurrence"] = Field(
         "zero", description="cooccurrence: factors of what users buy near each other"
     )

@@ -43,6 +43,7 @@ class ItemEncoder(nn.Module):
 
     def __init__(self, config: ModelConfig, content: ItemContent) -> None:
         super().__init__()
+        self._has_text = config.text
         mean, components = _principal_components(content.text, config.text_dim)
         self.register_buffer("text_mean", mean)
         self.register_buffer("text_components", components)
@@ -55,6 +56,8 @@ class ItemEncoder(nn.Module):
         dim = components.shape[1]
         self.delta = nn.Parameter(torch.zeros(len(content.text_index), dim))
         self.tag_weight = nn.Parameter(torch.randn(content.n_tags, config.attribute_dim) * 0.1)
+        if not config.tags:
+            self.tag_weight.requires_grad_(False).zero_()
         self.attribute = (
             nn.Sequential(nn.ReLU(), nn.Linear(config.attribute_dim, config.attribute_dim))
             if config.attribute_mlp
@@ -83,7 +86,10 @@ class ItemEncoder(nn.Module):
         return encoder.eval()
 
     def reduce(self, text: Tensor) -> Tensor:
-        """e [n, d_e]: principal components of text [n, d_text], scaled to mean square 1."""
+        """e [n, d_e]: principal components of text [n, d_text], scaled to mean square 1; 0 without
+        text in the configuration."""
+        if not self._has_text:
+            return text.new_zeros(len(text), self.text_components.shape[1])
         return (text - self.text_mean) @ self.text_components
 
     def rows(self, index: Tensor) -> Tensor:

@@ -60,7 +60,8 @@ class Stars(nn.Module):
         self.config = config
         self.n_user_numeric = data.n_user_numeric
         self.items = ItemEncoder(config, data.content)
-        self.user = UserEncoder(data.category_sizes, data.n_user_numeric, d)
+        known_of_user = (data.category_sizes, data.n_user_numeric) if config.user else ((), 0)
+        self.user = UserEncoder(*known_of_user, d)
         # From zero: a week or an hour that training never saw adds nothing.
         self.hour = nn.Parameter(torch.zeros(HOURS, d))
         self.weekday = nn.Parameter(torch.zeros(WEEKDAYS, d))
@@ -78,6 +79,9 @@ class Stars(nn.Module):
         self.context_weight = nn.Parameter(torch.zeros(d + 1 + data.n_signals, config.d_serve))
         self.auxiliary = nn.Linear(d, config.d_serve)
         self.repeats = RepeatScorer(config.repeat_hidden)
+        if not config.context:  # from zero, where it then stays
+            for part in (self.hour, self.weekday, self.week, self.signal, self.context_weight):
+                part.requires_grad_(False)
 
     def hidden(
         self, rows: Tensor, events: Events, ends: Tensor, index: Tensor | None = None

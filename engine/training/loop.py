@@ -75,6 +75,8 @@ def train(
                 model.items.delta.copy_(torch.from_numpy(factors))
     elif only_context is None:
         load_weights(model, start)
+    elif not config.model.context:
+        raise ConfigError(f"{start}: context: expected a model that has it, to train it alone")
     else:
         load_weights(model, start, only_context, [signal.name for signal in dataset.meta.signals])
         for name, parameter in model.named_parameters():
