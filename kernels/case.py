@@ -21,8 +21,9 @@ class Case:
     Attributes:
         op: folder of the operator, for instance "attention".
         config: name of the shape class, for instance "pooled fp16 B32 L201 H8 d96".
-        run: makes inputs on a device and calls the operator's Triton backend. Called on "meta"
-            to record launches, on "cpu" in the interpreter to count bytes, on "cuda" to time.
+        prepare: makes inputs on a device and gives the call of the operator's Triton backend on
+            them: on "meta" to record launches, on "cpu" in the interpreter to count bytes, on
+            "cuda" to time.
         ideal_bytes: every streamed operand in once and out once, every cached table once.
         bytes_bound: the most that traced bytes / ideal_bytes may be.
         flops: multiply-adds count two; matrix products only.
@@ -39,7 +40,7 @@ class Case:
 
     op: str
     config: str
-    run: Callable[[torch.device], object]
+    prepare: Callable[[torch.device], Callable[[], object]]
     ideal_bytes: int
     bytes_bound: float
     flops: int
@@ -52,6 +53,10 @@ class Case:
     peak_bound: float | None = None
     gathered: frozenset[str] = field(default_factory=frozenset)
     why_few_blocks: str = ""
+
+    def run(self, device: torch.device) -> object:
+        """One call on inputs of its own."""
+        return self.prepare(device)()
 
     @property
     def unfused_bytes(self) -> int:

@@ -12,15 +12,14 @@ from functools import partial
 import faiss
 import torch
 
+from benchmarks import operators
 from benchmarks.case import ENGINE, Case, Opener, Read, Setting, Timed
 from benchmarks.kernel_numbers import numbers
+from benchmarks.operators import TOLERANCE, Operator, Way
 
-from . import operators
 from .encoder import torch_threads
-from .operators import Operator, Way
 
 ROUNDS = 10
-TOLERANCE = {"cpu": 1e-4, "cuda": 2e-2}  # fp32, and fp16 with another order of the sums
 
 
 def _timed(name: str, made: Callable[[str], Operator]) -> Opener:
@@ -30,11 +29,9 @@ def _timed(name: str, made: Callable[[str], Operator]) -> Opener:
         faiss.omp_set_num_threads(setting.threads)
         with torch_threads(setting.threads):
             operator = made(device)
-            expected = operator.reference().float().cpu()
 
             def check(way: str) -> None:
-                got, least = operator.ways[way]().float().cpu(), TOLERANCE[device]
-                torch.testing.assert_close(got, expected, rtol=least, atol=least)
+                operator.check(way, TOLERANCE[device])
 
             ways: Mapping[str, Callable[[], object]] = operator.ways
             if device == "cuda":

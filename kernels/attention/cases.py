@@ -1,7 +1,8 @@
 """Shapes that attention ships for: the paper's (d_model 768, 8 heads of 96) and `small`'s."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate
 
 import torch
@@ -77,8 +78,8 @@ class Shape:
         def integers(values: Sequence[int]) -> Tensor:
             return torch.tensor(values, dtype=torch.int32, device=device)
 
-        def ones(*shape: int) -> Tensor:
-            return torch.ones(*shape, *rows, dtype=torch.float16, device=device)
+        def half(*shape: int) -> Tensor:
+            return torch.randn(*shape, *rows, dtype=torch.float16, device=device)
 
         table = query_day = key_day = None
         if self.biased:
@@ -86,9 +87,9 @@ class Shape:
             query_day = torch.zeros(queries, dtype=torch.int32, device=device)
             key_day = torch.zeros(keys, dtype=torch.int32, device=device)
         return launch.Arguments(
-            query=ones(*queries),
-            key=ones(*keys),
-            value=ones(*keys),
+            query=half(*queries),
+            key=half(*keys),
+            value=half(*keys),
             cut=integers([cut for cuts in self.cuts for cut in cuts]).view(queries),
             bias_table=table,
             query_day=query_day,
@@ -131,7 +132,7 @@ def _forward(name: str, shape: Shape, bound: float, why_few_blocks: str = "") ->
     return Case(
         op=OP,
         config=_config(name, shape),
-        run=lambda device: launch.forward(shape.arguments(device), None, save=False),
+        prepare=lambda device: partial(launch.forward, shape.arguments(device), None, save=False),
         ideal_bytes=(2 * shape.queries + 2 * shape.keys) * shape.row_bytes + shape.side_bytes,
         bytes_bound=bound,
         flops=4 * shape.pairs * shape.heads * shape.d,
@@ -145,11 +146,11 @@ def _forward(name: str, shape: Shape, bound: float, why_few_blocks: str = "") ->
 def _backward(name: str, shape: Shape, bound: float, why_few_blocks: str = "") -> Case:
     """The kernels of backward alone, on a result and logarithms that need not be right."""
 
-    def run(device: torch.device) -> object:
+    def prepare(device: torch.device) -> Callable[[], object]:
         arguments = shape.arguments(device)
         logsumexp = torch.zeros(shape.heads, shape.queries, device=device)
-        out, grad_out = (torch.zeros_like(arguments.query) for _ in range(2))
-        return launch.backward(arguments, out, grad_out, logsumexp)
+        out, grad_out = (torch.randn_like(arguments.query) for _ in range(2))
+        return partial(launch.backward, arguments, out, grad_out, logsumexp)
 
     scalars = shape.heads * shape.queries * FLOAT
     table = shape.heads * N_BUCKETS * FLOAT
@@ -157,7 +158,7 @@ def _backward(name: str, shape: Shape, bound: float, why_few_blocks: str = "") -
     return Case(
         op=OP,
         config=_config(name, shape),
-        run=run,
+        prepare=prepare,
         # query, out, grad_out and grad_query; key, value and both gradients; logsumexp.
         ideal_bytes=4 * (shape.queries + shape.keys) * shape.row_bytes
         + shape.side_bytes + scalars + table,

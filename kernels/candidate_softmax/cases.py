@@ -1,6 +1,7 @@
 """Shape classes of the candidate softmax, and the numbers that they are held to."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -120,7 +121,7 @@ def _forward(name: str, shape: Shape, bound: float) -> Case:
     return Case(
         op="candidate_softmax",
         config=f"{name} {shape}",
-        run=lambda device: launch.forward(shape.inputs(device)),
+        prepare=lambda device: partial(launch.forward, shape.inputs(device)),
         ideal_bytes=shape.forward_bytes,
         bytes_bound=bound,
         flops=2 * shape.p * (shape.c + shape.s) * shape.d,
@@ -136,7 +137,7 @@ def _step(name: str, shape: Shape, bound: float) -> Case:
     return Case(
         op="candidate_softmax",
         config=f"{name} step {shape}",
-        run=lambda device: step(shape.inputs(device)),
+        prepare=lambda device: partial(step, shape.inputs(device)),
         ideal_bytes=shape.forward_bytes + shape.backward_bytes,
         bytes_bound=bound,
         # Logits twice, d hidden and d items once each, of both kinds of candidates.

@@ -1,6 +1,8 @@
 """Shape classes of the unfolded item rows, and the numbers that they are held to."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -64,7 +66,9 @@ def _forward(shape: Shape, bound: float) -> Case:
     return Case(
         op="token_assembly",
         config=f"item rows {shape}",
-        run=lambda device: launch_rows.unfolded(**_inputs(shape, device), dtype=torch.float16),
+        prepare=lambda device: partial(
+            launch_rows.unfolded, **_inputs(shape, device), dtype=torch.float16
+        ),
         ideal_bytes=shape.of_items + shape.of_weights + shape.of_rows,
         bytes_bound=bound,
         flops=2 * shape.n * (shape.tags * shape.d_a + (shape.d_e + shape.d_a) * shape.d),
@@ -84,16 +88,16 @@ def _backward(shape: Shape, bound: float) -> Case:
     # Zeros of Δ's gradient; sums of the parts; the sum of the rows' gradient for the bias.
     between = of_delta + parts * FLOAT + shape.of_weights * 3 + shape.of_rows
 
-    def run(device: torch.device) -> object:
+    def prepare(device: torch.device) -> Callable[[], object]:
         x = _inputs(shape, device)
         d_rows = x["text"].new_empty(shape.n, shape.d).fill_(1)
         del x["project_bias"]
-        return launch_rows.unfolded_backward(d_rows, **x)
+        return partial(launch_rows.unfolded_backward, d_rows, **x)
 
     return Case(
         op="token_assembly",
         config=f"item rows' gradient {shape} N{shape.items}",
-        run=run,
+        prepare=prepare,
         ideal_bytes=shape.of_items + shape.of_rows + 2 * shape.of_weights + of_delta,
         bytes_bound=bound,
         flops=2 * shape.n * (3 * shape.tags * shape.d_a + 2 * width * shape.d),

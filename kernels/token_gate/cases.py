@@ -1,6 +1,8 @@
 """Shape classes of the token gate, and the numbers that they are held to."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -66,7 +68,7 @@ def _forward(shape: Shape) -> Case:
     return Case(
         op="token_gate",
         config=f"gate {shape}",
-        run=lambda device: launch.gate(*shape.inputs(device), 1e-6),
+        prepare=lambda device: partial(launch.gate, *shape.inputs(device), 1e-6),
         ideal_bytes=2 * shape.of_tokens + 2 * shape.of_table + shape.of_small,
         bytes_bound=1.05,
         flops=0,
@@ -78,14 +80,14 @@ def _forward(shape: Shape) -> Case:
 
 
 def _backward(shape: Shape, bound: float) -> Case:
-    def run(device: torch.device) -> object:
+    def prepare(device: torch.device) -> Callable[[], object]:
         x = shape.inputs(device)
-        return launch.gate_backward(torch.ones_like(x[0]), *x, 1e-6)
+        return partial(launch.gate_backward, torch.ones_like(x[0]), *x, 1e-6)
 
     return Case(
         op="token_gate",
         config=f"gradient {shape}",
-        run=run,
+        prepare=prepare,
         ideal_bytes=3 * shape.of_tokens + 4 * shape.of_table + shape.of_small + shape.d * FLOAT,
         bytes_bound=bound,
         flops=0,

@@ -1,5 +1,6 @@
 """What the report makes of bytes and resources; the shipped kernels are in test_shipped.py."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -15,14 +16,14 @@ KERNEL = KernelRow(
 )  # fmt: skip
 
 
-def never(device: torch.device) -> None:
+def never(device: torch.device) -> Callable[[], object]:
     raise AssertionError("a row needs no run")
 
 
 CASE = Case(
     op="toy",
     config="paper",
-    run=never,
+    prepare=never,
     ideal_bytes=1_000_000,
     bytes_bound=1.05,
     flops=0,

@@ -16,6 +16,7 @@ from engine.ops import attention, candidate_softmax, score_topk, token_assembly,
 Way = Callable[[], Tensor]
 BATCH = {"cpu": 4, "cuda": 32}  # the paper's shapes, fewer users on a CPU
 REFERENCE = "reference"
+TOLERANCE = {"cpu": 1e-4, "cuda": 2e-2}  # fp32, and fp16 with another order of the sums
 
 
 class Operator(NamedTuple):
@@ -32,6 +33,11 @@ class Operator(NamedTuple):
     parameters: Mapping[str, int | str]
     nbytes: int
     flops: int
+
+    def check(self, way: str, tolerance: float) -> None:
+        """AssertionError where a way's answer is further from the reference's than that."""
+        got, expected = (call().float().cpu() for call in (self.ways[way], self.reference))
+        torch.testing.assert_close(got, expected, rtol=tolerance, atol=tolerance)
 
 
 def dtype_of(device: str) -> torch.dtype:
@@ -94,8 +100,15 @@ def attending(device: str, n_queries: int | None) -> Operator:
         x, y, z = (t.transpose(1, 2) for t in (q, k, v))
         return F.scaled_dot_product_attention(x, y, z, attn_mask=visible).transpose(1, 2)
 
+    def flash() -> Tensor:
+        x, y, z = (t.transpose(1, 2) for t in (q, k, v))
+        return F.scaled_dot_product_attention(x, y, z, is_causal=True).transpose(1, 2)
+
+    ways = {**backends(device, call), "sdpa": sdpa}
+    if device == "cuda" and n == keys:
+        ways["sdpa_causal"] = flash  # without a mask PyTorch takes its own flash attention
     return Operator(
-        {**backends(device, call), "sdpa": sdpa},
+        ways,
         partial(call, REFERENCE),
         {"users": b, "queries": n, "keys": keys, "heads": heads, "d": d},
         _nbytes(q, k, v, q),
