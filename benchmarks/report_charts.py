@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from engine.charts import INK, STYLE, drawn
+from engine.reporting.drawing import INK, STYLE, drawn
 
 from .case import ENGINE
 

@@ -1,7 +1,7 @@
 """The report's sections on the fusion of objectives and on the page."""
 
-from .report_charts import Point, curves, differences
-from .report_tables import (
+from engine.reporting.charts import Point, curves, differences
+from engine.reporting.tables import (
     Cell,
     Minus,
     Row,

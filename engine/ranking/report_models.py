@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from .report_charts import differences
-from .report_tables import (
+from engine.reporting.charts import differences
+from engine.reporting.tables import (
     Cell,
     Claim,
     Minus,

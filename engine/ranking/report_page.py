@@ -1,22 +1,24 @@
-"""The ranking report as one page of HTML that needs no network: what is claimed, what was found."""
+"""The ranking report as one page of HTML: what is claimed, what was found."""
 
 from collections.abc import Mapping
 
-import jinja2
+from engine.reporting.page import page
+from engine.reporting.tables import Cell, Row, Section, Table
 
 from .report_fusion import dpp, harmonrank
 from .report_models import sarm, wesing
-from .report_tables import Cell, Row, Section, Table
-from .report_template import TEMPLATE
 
 STAGES = {"rank200": "rank 200", "fuse": "fuse", "page20": "page of 20", "total": "all three"}
+_INTRO = (
+    "Differences come with 95 % intervals: bold where clear of zero. What a paper claims is said to"
+    " hold, not to hold or not to be clear by these numbers alone."
+)
 
 
-def page(report: Row) -> str:
+def ranking_page(report: Row) -> str:
     """The report as HTML."""
     sections = [part(report) for part in (sarm, wesing, harmonrank, dpp, latency)]
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    return environment.from_string(TEMPLATE).render(sections=sections, report=report)
+    return page("ranking", _INTRO, sections, report)
 
 
 def latency(report: Row) -> Section:

@@ -36,7 +36,7 @@ class ReportConfig(_Frozen):
     wesing: WesingStudyConfig = WesingStudyConfig()
 
 
-class Part(NamedTuple):
+class Study(NamedTuple):
     """A study on a dataset."""
 
     run: Callable[[ReportConfig, Path | None], dict[str, Any]]  # settings and KuaiRand's folder
@@ -83,13 +83,15 @@ def _wesing_kuairand(config: ReportConfig, kuairand: Path | None) -> dict[str, A
 
 
 # By study.dataset, the longest first.
-PARTS = {
-    f"sarm.{LIVE}": Part(_sarm_live, ("live", "live_seed", "sarm")),
-    f"wesing.{LIVE}": Part(_wesing_live, ("live", "live_seed", "wesing")),
-    f"sarm.{KUAIRAND}": Part(_sarm_kuairand, ("sarm",)),
-    f"wesing.{KUAIRAND}": Part(_wesing_kuairand, ("wesing",)),
-    f"harmonrank.{LIVE}": Part(_harmonrank_live, ("harmonrank_live",)),
-    f"harmonrank.{SIMULATED}": Part(_harmonrank_simulated, ("harmonrank_simulated",)),
-    f"harmonrank.{KUAIRAND}": Part(_harmonrank_kuairand, ("harmonrank_kuairand", "kuairand_seeds")),
-    f"dpp.{LIVE}": Part(_dpp_live, ("curve",)),
+STUDIES = {
+    f"sarm.{LIVE}": Study(_sarm_live, ("live", "live_seed", "sarm")),
+    f"wesing.{LIVE}": Study(_wesing_live, ("live", "live_seed", "wesing")),
+    f"sarm.{KUAIRAND}": Study(_sarm_kuairand, ("sarm",)),
+    f"wesing.{KUAIRAND}": Study(_wesing_kuairand, ("wesing",)),
+    f"harmonrank.{LIVE}": Study(_harmonrank_live, ("harmonrank_live",)),
+    f"harmonrank.{SIMULATED}": Study(_harmonrank_simulated, ("harmonrank_simulated",)),
+    f"harmonrank.{KUAIRAND}": Study(
+        _harmonrank_kuairand, ("harmonrank_kuairand", "kuairand_seeds")
+    ),
+    f"dpp.{LIVE}": Study(_dpp_live, ("curve",)),
 }

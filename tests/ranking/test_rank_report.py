@@ -14,9 +14,10 @@ from engine.ranking.config import CurveConfig, FusionConfig, LiveConfig
 from engine.ranking.report import main_report, merged
 from engine.ranking.report_fusion import dpp, harmonrank
 from engine.ranking.report_models import sarm, wesing
-from engine.ranking.report_page import page
-from engine.ranking.report_parts import PARTS, Part, ReportConfig
-from engine.ranking.report_tables import Minus, Section, claim, difference
+from engine.ranking.report_page import ranking_page
+from engine.ranking.report_parts import STUDIES, ReportConfig, Study
+from engine.reporting import parts as parts_module
+from engine.reporting.tables import Minus, Section, claim, difference
 
 NAMES = ("pairwise", "bce", "equal_weights")
 
@@ -186,7 +187,9 @@ class _Tags(HTMLParser):
 
 
 def test_the_page_is_whole_and_needs_no_network() -> None:
-    html = page(whole() | {"latency_ms": {"rank200": {"p50": 1.5, "p99": 2.5}, "threads": 1}})
+    html = ranking_page(
+        whole() | {"latency_ms": {"rank200": {"p50": 1.5, "p99": 2.5}, "threads": 1}}
+    )
     tags = _Tags()
     tags.feed(html)
     assert len(set(tags.ids)) == len(tags.ids)
@@ -202,7 +205,7 @@ def test_the_page_is_whole_and_needs_no_network() -> None:
 
 def test_what_was_not_measured_is_said(tmp_path: Path) -> None:
     bare = {k: v for k, v in whole().items() if k not in ("sarm", "wesing", "harmonrank", "dpp")}
-    html = page(bare)
+    html = ranking_page(bare)
     for name in ("sarm", "wesing", "harmonrank", "dpp", "latency_ms"):
         assert f"<code>{name}</code>" in html
 
@@ -214,9 +217,9 @@ def _counted(config: ReportConfig, kuairand: Path | None) -> dict[str, Any]:
 @pytest.fixture
 def one_part(monkeypatch: pytest.MonkeyPatch) -> None:
     """A report of one part that a process makes at once, and one of KuaiRand's."""
-    parts = {"dpp.live": Part(_counted, ("curve",)), "dpp.kuairand": Part(_counted, ("wesing",))}
-    monkeypatch.setattr(report_module, "PARTS", parts)
-    monkeypatch.setattr(report_module, "ProcessPoolExecutor", _Here)
+    parts = {"dpp.live": Study(_counted, ("curve",)), "dpp.kuairand": Study(_counted, ("wesing",))}
+    monkeypatch.setattr(report_module, "STUDIES", parts)
+    monkeypatch.setattr(parts_module, "ProcessPoolExecutor", _Here)
 
 
 class _Here:
@@ -280,7 +283,7 @@ def test_kuairands_parts_need_its_folder(one_part: None, tmp_path: Path) -> None
 def test_a_part_is_made_in_a_process_of_its_own(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(report_module, "PARTS", {"dpp.live": PARTS["dpp.live"]})
+    monkeypatch.setattr(report_module, "STUDIES", {"dpp.live": STUDIES["dpp.live"]})
     small = CurveConfig(
         live=LiveConfig(users=40, streamers=200, days=2),
         fusion=FusionConfig(per_request=False, epochs=1),
@@ -310,7 +313,7 @@ def test_the_page_alone_comes_from_a_stored_report(tmp_path: Path) -> None:
 def test_what_draws_the_page_is_asked_for_first(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(report_module, "find_spec", lambda name: None)
+    monkeypatch.setattr(parts_module, "find_spec", lambda name: None)
     with pytest.raises(
         BackendUnavailable, match=r"expected jinja2, matplotlib .*stars-engine\[dev"
     ):
@@ -319,6 +322,6 @@ def test_what_draws_the_page_is_asked_for_first(
 
 
 def test_every_part_names_settings_that_exist() -> None:
-    for name, part in PARTS.items():
+    for name, part in STUDIES.items():
         assert len(name.split(".")) == 2
         assert set(part.settings) <= set(ReportConfig.model_fields)

@@ -1,11 +1,33 @@
-"""The ranking report's page: Jinja's template, in the package so that a wheel has it."""
+"""A report as one page of HTML that needs no network; needs jinja2 and matplotlib."""
 
-TEMPLATE = """<!doctype html>
+from collections.abc import Sequence
+
+import jinja2
+
+from .tables import Row, Section
+
+
+def page(title: str, intro: str, sections: Sequence[Section], report: Row) -> str:
+    """The report as HTML.
+
+    Args:
+        title: after "STARS engine: ".
+        intro: one paragraph.
+        sections: in order.
+        report: what it was made by: left_out, minutes, minutes_of, commit, command, versions.
+    """
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    return environment.from_string(_TEMPLATE).render(
+        title=title, intro=intro, sections=sections, report=report
+    )
+
+
+_TEMPLATE = """<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>STARS engine: ranking</title>
+<title>STARS engine: {{ title }}</title>
 <style>
 :root { --ink: #1f2937; --soft: #64748b; --line: #e2e8f0; --gain: #0f766e; --loss: #be123c; }
 * { box-sizing: border-box; }
@@ -43,9 +65,8 @@ code { font: 13px ui-monospace, SFMono-Regular, Menlo, monospace; background: #e
 </head>
 <body>
 <main>
-<h1>STARS engine: ranking</h1>
-<p>Differences come with 95 % intervals: bold where clear of zero. What a paper claims is said to
-hold, not to hold or not to be clear by these numbers alone.</p>
+<h1>STARS engine: {{ title }}</h1>
+<p>{{ intro }}</p>
 <nav>{% for section in sections %}<a href="#{{ section.anchor }}">{{ section.title }}</a>
 {% endfor %}<a href="#made">How it was made</a></nav>
 {% for section in sections %}
@@ -73,7 +94,7 @@ hold, not to hold or not to be clear by these numbers alone.</p>
 {% endfor %}
 <h2 id="made">How it was made</h2>
 {% for line in report.left_out %}<div class="missing">left out: {{ line }}</div>
-{% endfor %}<p>{{ report.minutes }} minutes of one thread, at commit
+{% endfor %}<p>{{ report.minutes }} minutes of computing, at commit
 <code>{{ report.commit[:12] }}</code>, by <code>{{ report.command }}</code>
 ({% for name, number in report.versions.items() %}{{ name }} {{ number }}{{ ", " if not loop.last }}
 {%- endfor %}).</p>

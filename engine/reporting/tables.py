@@ -1,10 +1,10 @@
-"""What the ranking report's page is made of: sections of claims, charts and tables of intervals."""
+"""What a report's page is made of: sections of claims, charts and tables of intervals."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from .report_charts import Bar
+from .charts import Bar
 
 Row = Mapping[str, Any]
 

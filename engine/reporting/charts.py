@@ -1,4 +1,4 @@
-"""Charts of the ranking report: means with intervals in, SVG text out."""
+"""Charts of the reports: means with intervals in, SVG text out."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -6,7 +6,7 @@ from typing import NamedTuple
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from engine.charts import INK, drawn
+from .drawing import INK, drawn
 
 GAIN, LOSS, UNCLEAR = "#0f766e", "#be123c", "#94a3b8"
 COLOURS = ("#0f766e", "#b45309", "#6d28d9", "#1d4ed8", "#64748b")
