@@ -14,6 +14,7 @@ from kernels.attention.reference import day_buckets
 from tests.kernels.attention_inputs import Arguments, cast, naive, packed, padded, sequences
 from tests.kernels.truth import assert_as_good_as_torch
 
+pytestmark = pytest.mark.usefixtures("on_the_card")
 BACKENDS = ["reference", "triton"]
 
 

@@ -12,6 +12,7 @@ from kernels.attention import attention
 from tests.kernels.attention_inputs import Arguments, cast, packed, padded
 from tests.kernels.truth import assert_as_good_as_torch
 
+pytestmark = pytest.mark.usefixtures("on_the_card")
 LEARNED = ("query", "key", "value", "bias_table")
 
 
@@ -24,7 +25,7 @@ def gradients(arguments: Arguments, backend: Any) -> dict[str, Tensor]:
     }
     out = attention(**arguments | leaves, backend=backend)
     weight = torch.randn(out.shape, generator=torch.Generator().manual_seed(9))
-    out.backward(weight.to(out.dtype))
+    out.backward(weight.to(out.device, out.dtype))
     found = {}
     for name, leaf in leaves.items():
         assert leaf.grad is not None

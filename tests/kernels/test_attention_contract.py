@@ -13,6 +13,7 @@ from tests.kernels.test_attention import check as check_forward
 from tests.kernels.test_attention import poisoned
 from tests.kernels.test_attention_backward import check as check_backward
 
+pytestmark = pytest.mark.usefixtures("on_the_card")
 WRONG: list[tuple[str, Any, type[Exception], str]] = [
     ("query", torch.zeros(2, 5, 4), ValueError,
      r"query: expected \[B, rows, H, d\], got shape \(2, 5, 4\)"),
@@ -117,7 +118,7 @@ def test_heads_that_the_kernel_takes(d: int) -> None:
 
 
 def test_auto_explains_the_reference_on_a_cpu() -> None:
-    choice = explain(torch.zeros(1, 1, 1, 16))
+    choice = explain(torch.zeros(1, 1, 1, 16, device="cpu"))
     assert choice.backend == "reference"
     assert "cpu" in choice.reason
 

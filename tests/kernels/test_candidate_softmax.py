@@ -14,7 +14,10 @@ from kernels.candidate_softmax import CandidateLoss, candidate_softmax
 from tests.kernels.candidate_case import Case, case, naive
 
 # An empty row's sum is 0, its logarithm -inf: meant, and numpy in the interpreter warns of it.
-pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning:triton.*")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::RuntimeWarning:triton.*"),
+    pytest.mark.usefixtures("on_the_card"),
+]
 BOTH = pytest.mark.parametrize("backend", ["reference", "triton"])
 
 

@@ -20,7 +20,10 @@ from tests.kernels.planted import plant
 from tests.kernels.truth import assert_as_good_as_torch
 
 # An empty row's sum is 0, its logarithm -inf: meant, and numpy in the interpreter warns of it.
-pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning:triton.*")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::RuntimeWarning:triton.*"),
+    pytest.mark.usefixtures("on_the_card"),
+]
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device: not run")
 SHAPES = [  # positions, own candidates, shared, items, dimension
     (1, 1, 1, 1, 16),
@@ -212,7 +215,7 @@ def test_opcheck() -> None:
 
 def test_a_choice_is_explained() -> None:
     hidden = torch.zeros(3, 16)
-    assert explain(hidden).reason == "the tensors are on cpu; Triton's interpreter is for tests"
+    assert explain(hidden.cpu()).reason.startswith("the tensors are on cpu")
     assert explain(hidden, backend="triton").backend == "triton"
     assert explain(hidden.to("meta")).backend == "triton"
 

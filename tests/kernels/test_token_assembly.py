@@ -14,6 +14,7 @@ from tests.kernels.planted import plant
 from tests.kernels.token_case import assembled, cast, poisoned, token_case
 from tests.kernels.truth import assert_as_good_as_torch
 
+pytestmark = pytest.mark.usefixtures("on_the_card")
 BACKENDS: tuple[Backend, ...] = ("reference", "triton")
 COUNTS = [[3, 0, 5, 1], [1], [0], [], [7, 7, 7], [0, 0, 9]]
 gpu = pytest.mark.gpu
@@ -205,8 +206,9 @@ def test_opcheck(ragged: bool, norm: bool) -> None:
 def test_the_choice_is_explained() -> None:
     x = token_case([2])
     floats = (x["rows"], x["user"])
-    assert explain(floats, 3, 2).backend == "reference"
-    assert "on cpu" in explain(floats, 3, 2).reason
+    there = tuple(value.cpu() for value in floats)
+    assert explain(there, 3, 2).backend == "reference"
+    assert "on cpu" in explain(there, 3, 2).reason
     assert explain(floats, 3, 2, backend="triton").backend == "triton"
 
 

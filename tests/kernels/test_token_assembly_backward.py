@@ -13,6 +13,8 @@ from tests.kernels.planted import plant
 from tests.kernels.token_case import LEARNED, cast, gradients, poisoned, token_case
 from tests.kernels.truth import assert_as_good_as_torch
 
+pytestmark = pytest.mark.usefixtures("on_the_card")
+
 
 def check(x: dict[str, Any], dtype: torch.dtype = torch.float32) -> None:
     """Raises unless every gradient of the kernels is as good as torch's."""

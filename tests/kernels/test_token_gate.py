@@ -17,6 +17,7 @@ from tests.kernels.planted import plant
 from tests.kernels.token_case import cast, poisoned
 from tests.kernels.truth import assert_as_good_as_torch
 
+pytestmark = pytest.mark.usefixtures("on_the_card")
 BOTH = pytest.mark.parametrize("backend", ["reference", "triton"])
 HALF_AND_FULL = pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
 NEEDS_CUDA = pytest.mark.skipif(

@@ -15,6 +15,7 @@ from tests.kernels.planted import plant
 from tests.kernels.token_case import cast, poisoned
 from tests.kernels.truth import assert_as_good_as_torch
 
+pytestmark = pytest.mark.usefixtures("on_the_card")
 BOTH = pytest.mark.parametrize("backend", ["reference", "triton"])
 NEEDS_CUDA = pytest.mark.skipif(
     not torch.cuda.is_available(), reason="needs a CUDA device: not run"

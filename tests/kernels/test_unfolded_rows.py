@@ -24,6 +24,7 @@ from tests.kernels.planted import plant
 from tests.kernels.token_case import LEARNED_OF_ROWS, cast, gradients, poisoned, rows_case
 from tests.kernels.truth import assert_as_good_as_torch
 
+pytestmark = pytest.mark.usefixtures("on_the_card")
 BACKENDS: tuple[Backend, ...] = ("reference", "triton")
 
 
@@ -149,7 +150,7 @@ def test_opcheck() -> None:
 def test_autocast_decides_the_type_of_the_products() -> None:
     """As it does for torch's linear; the interpreter has no bf16, so fp16 stands for it."""
     x = rows_case(4)
-    with torch.autocast("cpu", torch.float16):
+    with torch.autocast(x["text"].device.type, torch.float16):
         assert unfolded_rows(**x, backend="reference").dtype == torch.float16
         assert unfolded_rows(**x, backend="triton").dtype == torch.float16
     found = gradients_in_autocast(x)
@@ -166,13 +167,13 @@ def gradients_in_autocast(x: dict[str, Any]) -> dict[str, Tensor]:
 
 
 def _in_autocast(**x: Any) -> Tensor:
-    with torch.autocast("cpu", torch.float16):
+    with torch.autocast(x["text"].device.type, torch.float16):
         return unfolded_rows(**x)
 
 
 def test_the_choice_is_explained() -> None:
     x = rows_case(2)
-    assert explain_rows((x["text"],)).backend == "reference"
+    assert explain_rows((x["text"].cpu(),)).backend == "reference"
     assert explain_rows((x["text"],), backend="triton").backend == "triton"
     wide = cast(x, torch.float64)
     assert unfolded_rows(**wide).dtype == torch.float64
