@@ -1,0 +1,195 @@
+"""LambdaMART (Burges 2010) by LightGBM: gradient-boosted trees over counted features, the opponent
+that a shop's own team would build. It learns from first sessions after earlier cuts and ranks the
+same kind of candidates in answering."""
+
+import time
+from typing import Any
+
+import lightgbm as lgb
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from engine.data.clock import Clock
+from engine.data.dataset import Dataset
+from engine.errors import ConfigError
+
+from . import lambdamart_features, lambdamart_promotions
+from .lambdamart_features import Candidates, Events, Shop, candidates
+from .lambdamart_promotions import Promotions
+from .protocol import WINDOW_DAYS, Task, next_session
+
+K = 10
+
+
+class LambdaMartConfig(BaseModel):
+    """Examples, candidates and trees."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    event_types: tuple[str, ...] = Field(default=("purchase",), min_length=1)
+    example_cuts: int = Field(default=6, ge=1, description="earlier cuts that examples follow")
+    step_days: int = Field(default=28, ge=1, description="from one of them to the one before")
+    own: int = Field(default=250, ge=1, description="most of a user's own items")
+    popular: int = Field(default=150, ge=1, description="most bought items of the last 28 days")
+    subclasses: int = Field(default=20, ge=0, description="of a user whose best sellers are asked")
+    per_subclass: int = Field(default=2, ge=1)
+    rounds: int = Field(default=200, ge=1)
+    learning_rate: float = Field(default=0.08, gt=0)
+    num_leaves: int = Field(default=31, ge=2)
+    min_data_in_leaf: int = Field(default=100, ge=1)
+    feature_fraction: float = Field(default=0.5, gt=0, le=1)
+    bagging_fraction: float = Field(default=1.0, gt=0, le=1, description="of requests, a tree")
+    lambda_l2: float = Field(default=1.0, ge=0)
+    truncation: int = Field(default=20, ge=1, description="ranks that pairs are made of")
+    max_bin: int = Field(default=127, ge=2)
+    seed: int = Field(default=0, ge=0)
+
+
+def feature_names(dataset: Dataset, promotions: Promotions | None) -> list[str]:
+    """Names of the columns of `collect`."""
+    of = lambdamart_features
+    names = [*of.OWN, *of.CATEGORY, *of.ITEM, *of.USER, *dataset.meta.user_categorical]
+    return names + list(lambdamart_promotions.FEATURES if promotions else ())
+
+
+def collect(
+    dataset: Dataset,
+    events: Events,
+    task: Task,
+    config: LambdaMartConfig,
+    promotions: Promotions | None,
+) -> Candidates:
+    """Candidates of the task's requests, with features of what was known before its cut and, with
+    `promotions`, of what was announced for the request's week."""
+    shop = Shop.of(events, task.cut, config.popular, config.per_subclass)
+    found = candidates(
+        events, shop, dataset.user_categorical, task.cut, task.users, task.times,
+        config.own, config.subclasses,
+    )  # fmt: skip
+    if promotions is None:
+        return found
+    announced = promotions.features(
+        task.cut, events.clock, task.users, task.times, found.sizes, found.items
+    )
+    rows = np.concatenate([found.rows, announced], axis=1)
+    return Candidates(found.users, found.times, found.sizes, found.items, rows)
+
+
+def labels(found: Candidates, task: Task, n_items: int) -> NDArray[np.bool_]:
+    """[Σ sizes] whether each candidate is in its request's target."""
+    asked = np.repeat(np.arange(len(found.sizes)), found.sizes) * n_items + found.items
+    wanted = [q * n_items + target for q, target in enumerate(task.targets)]
+    return np.isin(asked, np.concatenate(wanted)) if wanted else np.zeros(len(asked), np.bool_)
+
+
+def example_tasks(dataset: Dataset, cut: int, config: LambdaMartConfig) -> list[Task]:
+    """First sessions after each of the earlier cuts, none of which reaches `cut`."""
+    clock = Clock(dataset.meta.timezone)
+    day = int(clock.day(np.array([cut]))[0])
+    tasks = []
+    for back in range(1, config.example_cuts + 1):
+        earlier = clock.start_of_day(day - back * config.step_days)
+        end = min(cut, clock.start_of_day(day - back * config.step_days + WINDOW_DAYS))
+        task = next_session(dataset, earlier, end)
+        if len(task.users):
+            tasks.append(task)
+    if not tasks:
+        raise ConfigError(
+            f"lambdamart: expected a user with a session in the {config.example_cuts} windows "
+            f"before the cut {cut} and events before it, got none"
+        )
+    return tasks
+
+
+def train(
+    examples: list[tuple[Candidates, NDArray[np.bool_]]],
+    names: list[str],
+    config: LambdaMartConfig,
+    threads: int,
+) -> lgb.Booster:
+    """Trees that order each request's candidates."""
+    data = lgb.Dataset(
+        np.concatenate([found.rows for found, _ in examples]),
+        label=np.concatenate([label for _, label in examples]).astype(np.float32),
+        group=np.concatenate([found.sizes for found, _ in examples]),
+        feature_name=names,
+        params={"max_bin": config.max_bin, "verbose": -1, "num_threads": threads},
+    )
+    return lgb.train(parameters(config, threads), data, num_boost_round=config.rounds)
+
+
+def parameters(config: LambdaMartConfig, threads: int) -> dict[str, Any]:
+    """LightGBM's names of the configuration."""
+    return {
+        "objective": "lambdarank",
+        "lambdarank_truncation_level": config.truncation,
+        "metric": "ndcg",
+        "eval_at": [K],
+        "learning_rate": config.learning_rate,
+        "num_leaves": config.num_leaves,
+        "min_data_in_leaf": config.min_data_in_leaf,
+        "feature_fraction": config.feature_fraction,
+        "bagging_fraction": config.bagging_fraction,
+        "bagging_freq": 1,
+        "bagging_by_query": True,
+        "lambda_l2": config.lambda_l2,
+        "max_bin": config.max_bin,
+        "seed": config.seed,
+        "deterministic": True,
+        "force_row_wise": True,
+        "num_threads": threads,
+        "verbose": -1,
+    }
+
+
+def best(found: Candidates, scores: NDArray[np.float64], k: int = K) -> NDArray[np.int64]:
+    """[R, k] items of each request's highest scores, ties to the earlier candidate; -1 pads."""
+    lists = np.full((len(found.sizes), k), -1, np.int64)
+    ends = np.cumsum(found.sizes)
+    for row, (start, end) in enumerate(zip(ends - found.sizes, ends, strict=True)):
+        order = np.argsort(-scores[start:end], kind="stable")[:k]
+        lists[row, : len(order)] = found.items[start:end][order]
+    return lists
+
+
+def lambdamart_lists(
+    dataset: Dataset,
+    task: Task,
+    config: LambdaMartConfig,
+    *,
+    promotions: Promotions | None,
+    threads: int,
+) -> tuple[NDArray[np.int64], dict[str, Any]]:
+    """Lists [Q, 10] of trees trained on what came before the task's cut; -1 pads.
+
+    Args:
+        dataset: of the task; it has times.
+        task: requests; their targets are not read.
+        promotions: what was announced, known before its week; None leaves these features out.
+        threads: of LightGBM.
+    Returns:
+        The lists, and minutes, examples (candidates trained on) and importance (feature -> gain).
+    Raises:
+        ConfigError: the data has no time, or there is nothing to learn from before the cut.
+    """
+    if not dataset.meta.has_time:
+        raise ConfigError("lambdamart: expected data with times, got data with an order alone")
+    began = time.perf_counter()
+    events = Events(dataset, config.event_types)
+    examples = []
+    for earlier in example_tasks(dataset, task.cut, config):
+        found = collect(dataset, events, earlier, config, promotions)
+        examples.append((found, labels(found, earlier, events.n_items)))
+    names = feature_names(dataset, promotions)
+    n_examples = sum(len(label) for _, label in examples)
+    trees = train(examples, names, config, threads)
+    examples.clear()
+    asked = collect(dataset, events, task, config, promotions)
+    scores = np.asarray(trees.predict(asked.rows, num_threads=threads))
+    gain = trees.feature_importance("gain").tolist()
+    return best(asked, scores), {
+        "minutes": (time.perf_counter() - began) / 60,
+        "examples": n_examples,
+        "importance": dict(sorted(zip(names, gain, strict=True), key=lambda pair: -pair[1])),
+    }
