@@ -1,12 +1,7 @@
-"""RecTools and RePlay, each in an environment of its own: `python -m benchmarks.peers` makes them.
-
-They cannot stand beside this project's pins: RecTools 0.19 wants scipy below 1.13 and pandas below
-3, RePlay 0.22 wants pandas below 3, polars below 2 and pyarrow below 24.
-"""
+"""RecTools and RePlay in a process each: `python -m benchmarks.peers` makes their environments."""
 
 import json
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any, Self
@@ -15,27 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.errors import BackendUnavailable
+from engine.evaluation.peer_environments import FOLDER, install, interpreter
+from engine.evaluation.peer_environments import ROOT as ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
-FOLDER = ROOT / "artifacts" / "peers"
 WORKER = Path(__file__).with_name("peer_worker.py")
-TORCH = "torch==2.13.*"  # ours, so that the libraries are compared and not their torch
-PACKAGES = {
-    "rectools": ("rectools[torch]==0.19.0", TORCH),
-    "replay": ("replay-rec[torch]==0.22.0", "openvino>=2026.1", "onnx", "onnxscript", TORCH),
-}
 WAYS = {"rectools": "rectools", "replay": "replay", "replay_openvino": "replay"}
-
-
-def interpreter(package: str) -> Path:
-    """Python of a library's environment. Raises BackendUnavailable where there is none."""
-    path = FOLDER / package / "bin" / "python"
-    if not path.exists():
-        raise BackendUnavailable(
-            f"{package}: expected its environment in {FOLDER.relative_to(ROOT)}/{package}, got "
-            "none; `python -m benchmarks.peers` makes it"
-        )
-    return path
 
 
 class Peer:
@@ -50,7 +29,7 @@ class Peer:
 
     def __init__(self, way: str, histories: NDArray[np.int64], n_items: int, threads: int) -> None:
         self._way, self._n_items, self._threads = way, n_items, threads
-        self._python = interpreter(WAYS[way])
+        self._python = interpreter(WAYS[way], FOLDER)
         self._histories = histories
         self._folder = tempfile.TemporaryDirectory(prefix="peer-")
 
@@ -94,13 +73,5 @@ class Peer:
         return answer
 
 
-def install() -> None:
-    """Makes both environments."""
-    for package, wanted in PACKAGES.items():
-        folder = FOLDER / package
-        subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-        subprocess.run([folder / "bin" / "pip", "install", *wanted], check=True)
-
-
 if __name__ == "__main__":
-    install()
+    install(sorted(set(WAYS.values())))
