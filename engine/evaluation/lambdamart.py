@@ -14,9 +14,10 @@ from engine.data.clock import Clock
 from engine.data.dataset import Dataset
 from engine.errors import ConfigError
 
-from . import lambdamart_features, lambdamart_promotions
-from .lambdamart_features import Candidates, Events, Shop, candidates
+from . import lambdamart_features, lambdamart_promotions, lambdamart_walk
+from .lambdamart_features import Candidates, candidates
 from .lambdamart_promotions import Promotions
+from .lambdamart_shop import Events, Shop
 from .protocol import WINDOW_DAYS, Task, next_session
 
 K = 10
@@ -48,8 +49,8 @@ class LambdaMartConfig(BaseModel):
 
 def feature_names(dataset: Dataset, promotions: Promotions | None) -> list[str]:
     """Names of the columns of `collect`."""
-    of = lambdamart_features
-    names = [*of.OWN, *of.CATEGORY, *of.ITEM, *of.USER, *dataset.meta.user_categorical]
+    own, of = lambdamart_walk, lambdamart_features
+    names = [*own.OWN, *own.CATEGORY, *of.ITEM, *of.USER, *dataset.meta.user_categorical]
     return names + list(lambdamart_promotions.FEATURES if promotions else ())
 
 
@@ -84,7 +85,11 @@ def labels(found: Candidates, task: Task, n_items: int) -> NDArray[np.bool_]:
 
 
 def example_tasks(dataset: Dataset, cut: int, config: LambdaMartConfig) -> list[Task]:
-    """First sessions after each of the earlier cuts, none of which reaches `cut`."""
+    """First sessions after each of the earlier cuts, none of which reaches `cut`.
+
+    Raises:
+        ConfigError: nobody came back in any of the windows.
+    """
     clock = Clock(dataset.meta.timezone)
     day = int(clock.day(np.array([cut]))[0])
     tasks = []
@@ -153,6 +158,17 @@ def best(found: Candidates, scores: NDArray[np.float64], k: int = K) -> NDArray[
     return lists
 
 
+def _check(dataset: Dataset, promotions: Promotions | None) -> None:
+    if not dataset.meta.has_time:
+        raise ConfigError("lambdamart: expected data with times, got data with an order alone")
+    n_items = len(dataset.item_ids)
+    if promotions is not None and promotions.shares.shape[2] != n_items:
+        raise ConfigError(
+            f"lambdamart: expected promotions of the dataset's {n_items} items, "
+            f"got some of {promotions.shares.shape[2]}"
+        )
+
+
 def lambdamart_lists(
     dataset: Dataset,
     task: Task,
@@ -171,10 +187,10 @@ def lambdamart_lists(
     Returns:
         The lists, and minutes, examples (candidates trained on) and importance (feature -> gain).
     Raises:
-        ConfigError: the data has no time, or there is nothing to learn from before the cut.
+        ConfigError: the data has no time, the promotions are of another catalogue, or there is
+            nothing to learn from before the cut.
     """
-    if not dataset.meta.has_time:
-        raise ConfigError("lambdamart: expected data with times, got data with an order alone")
+    _check(dataset, promotions)
     began = time.perf_counter()
     events = Events(dataset, config.event_types)
     examples = []

@@ -82,18 +82,20 @@ class Promotions:
         """
         n_weeks, n_items = self.shares.shape[1:]
         week = (clock.day(times) - self.first_day) // 7
-        listed = (week >= 0) & (week < n_weeks)
+        has_listings = (week >= 0) & (week < n_weeks)
         usual = self.usual_store(cut, users)
         n_stores = (len(self.offsets) - 1) // n_weeks
-        listing = np.where(listed & (usual >= 0), week * n_stores + usual, -1)
+        listing = np.where(has_listings & (usual >= 0), week * n_stores + usual, -1)
         rows = np.zeros((len(items), len(FEATURES)), np.float32)
         _look_up(rows, self.offsets, self.items, self.flags, listing, sizes, items)
         at = np.repeat(np.clip(week, 0, n_weeks - 1), sizes)
-        here = np.repeat(listed, sizes)
+        here = np.repeat(has_listings, sizes)
         rows[:, 2:4] = np.where(here, self.shares[:, at, items], 0.0).T
         for back in range(1, _MEMORY_WEEKS + 1):
-            earlier = np.maximum(at - back, 0)
-            rows[:, 5] += self.shares[:, earlier, items].max(axis=0) > 0
+            earlier = np.repeat(week - back, sizes)
+            told = (earlier >= 0) & (earlier < n_weeks)
+            shown = self.shares[:, np.where(told, earlier, 0), items].max(axis=0) > 0
+            rows[:, 5] += told & shown
         before = self.price_time < cut
         sums, counts = (
             np.bincount(self.price_item[before], weights, minlength=n_items)
