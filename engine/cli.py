@@ -388,6 +388,41 @@ def _evaluate_amazon(
 
 
 @app.command()
+def report(
+    data: Annotated[Path | None, typer.Option(help="prepared dataset; default: without it")] = None,
+    amazon: Annotated[
+        Path | None, typer.Option(help="folder of Amazon reviews; default: without it")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="folder of report.json and report.html")] = Path(
+        "artifacts/report"
+    ),
+    from_results: Annotated[
+        Path | None, typer.Option(help="a stored report.json: only draw its page")
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="TOML laid over the defaults")] = None,
+    only: Annotated[
+        str, typer.Option(help="beginnings of names of parts: compute these, no report yet")
+    ] = "",
+    workers: Annotated[int, typer.Option(min=1, help="processes")] = 2,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads of each")] = 1,
+) -> None:
+    """Train and compare on real data: what is missing is computed, part by part."""
+    from .evaluation.report.config import load_report_config
+    from .evaluation.report.run import main_report
+
+    main_report(
+        out,
+        data,
+        amazon,
+        from_results,
+        config=load_report_config(config),
+        only=[name for name in only.split(",") if name],
+        workers=workers,
+        threads=threads,
+    )
+
+
+@app.command()
 def serve(
     bundle: _BUNDLE,
     address: Annotated[str, typer.Option(help="what to listen on")] = "127.0.0.1",

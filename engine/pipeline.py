@@ -268,10 +268,10 @@ def stage_key(*parts: object) -> str:
 
 
 def source_digest(*paths: str) -> str:
-    """sha256 of the source files below the given folders of the project."""
+    """sha256 of the project's source files: of folders, and of files by name or pattern."""
     digest = hashlib.sha256()
     for path in paths:
-        for file in sorted((_ROOT / path).rglob("*.py")):
+        for file in sorted(_ROOT.glob(path if path.endswith(".py") else f"{path}/**/*.py")):
             name = file.relative_to(_ROOT).as_posix()
             if name not in _ONLY_TALK:
                 digest.update(name.encode() + b"\0" + file.read_bytes())

@@ -99,16 +99,7 @@ def run(
     if seed is not None:
         config = config.model_copy(update={"train": config.train.model_copy(update={"seed": seed})})
     commit = source_commit()  # of what runs: the tree may move on meanwhile
-    data = Amazon.read(source)
-    folder = work / "-".join((data.name, *(f"no_{part}" for part in without)))
-    shop = write_shop(data, folder / "shop", text="text" not in without, tags="tags" not in without)
-    texts = CachedEmbedder(embedder, work / "embeddings")
-    dataset = prepare(
-        shop,
-        folder / "data",
-        embedder=_OneVector(config.model.text_dim) if "text" in without else texts,
-    )
-    validation, test = data.cuts
+    folder, dataset, (validation, test) = prepared(source, work, config, embedder, without)
     strict = folder / f"run-strict-{config.train.seed}"
     strict_model, minutes = _trained(dataset, validation, config, strict, quiet)
     model = strict_model
@@ -128,7 +119,7 @@ def run(
     measured = _measure(dataset, test, config, model, near, (gamma, 0.0))
     found["test"], found["test, model alone"] = measured
     return Result(
-        dataset=data.name,
+        dataset=dataset.meta.name,
         protocol=protocol,
         without=without,
         seed=config.train.seed,
@@ -146,6 +137,29 @@ def run(
         config=config.model_dump(mode="json"),
         commit=commit,
     )
+
+
+def prepared(
+    source: Path,
+    work: Path,
+    config: Config,
+    embedder: Embedder,
+    without: tuple[Part, ...] = (),
+) -> tuple[Path, Dataset, tuple[int, int]]:
+    """Folder of the runs, the prepared dataset, and the orders of the validation and test items.
+
+    Arguments as of `run`; what is there already is used again.
+    """
+    data = Amazon.read(source)
+    folder = work / "-".join((data.name, *(f"no_{part}" for part in without)))
+    shop = write_shop(data, folder / "shop", text="text" not in without, tags="tags" not in without)
+    texts = CachedEmbedder(embedder, work / "embeddings")
+    dataset = prepare(
+        shop,
+        folder / "data",
+        embedder=_OneVector(config.model.text_dim) if "text" in without else texts,
+    )
+    return folder, dataset, data.cuts
 
 
 class _OneVector:

@@ -1,5 +1,6 @@
 """Evaluates a bundle by the path that serves it, beside the counting baselines."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,7 +11,7 @@ from engine.data.dataset import Dataset
 from engine.errors import BundleError, StarsError
 from engine.serving.options import Options
 from engine.serving.recommender import Recommender
-from engine.serving.request import Reply, Request, Stage, Strategy
+from engine.serving.request import Repeats, Reply, Request, Stage, Strategy
 from engine.training.history import Past, past
 
 from . import baselines, metrics
@@ -114,21 +115,40 @@ def recommended(
     task: Task,
     strategy: Strategy = "round_robin",
     stage: Stage = "retrieve",
+    repeats: Repeats = "allow",
+    candidates: Sequence[NDArray[np.int64]] | None = None,
 ) -> NDArray[np.int64]:
-    """[Q, 10] item indices that the request path answers to stored users at the task's times."""
+    """[Q, 10] item indices that the request path answers to stored users at the task's times.
+
+    Args:
+        candidates: of each request the items, by index, that alone may be answered; None for all.
+    """
     empty = np.zeros(0, np.int64)
     names = [name.decode() for name in dataset.user_ids[task.users].tolist()]
+    only: list[NDArray[np.int64] | None] = [None] * len(names)
+    if candidates is not None:
+        only = [dataset.item_ids[own] for own in candidates]
     requests = [
-        Request(name, empty, None, None, None, K, strategy, "allow", None, time, False, stage=stage)
-        for name, time in zip(names, task.times.tolist(), strict=True)
-    ]
+        Request(
+            name, empty, None, None, None, K, strategy, repeats, None, time, False,
+            stage=stage, candidates=own,
+        )
+        for name, time, own in zip(names, task.times.tolist(), only, strict=True)
+    ]  # fmt: skip
+    return answered(recommender, dataset, requests)
+
+
+def answered(
+    recommender: Recommender, dataset: Dataset, requests: Sequence[Request]
+) -> NDArray[np.int64]:
+    """[Q, 10] item indices of the answers, -1 pads. Raises StarsError where one has none."""
     rows = []
     for start in range(0, len(requests), _AT_ONCE):
         for reply in recommender.recommend(requests[start : start + _AT_ONCE]):
             if not isinstance(reply, Reply):
                 raise StarsError(f"evaluation: expected an answer to every request: {reply}")
             rows.append(reply.item_ids)
-    item_ids = np.stack(rows)
+    item_ids = np.array(rows, np.int64).reshape(-1, K)
     return np.where(item_ids >= 0, np.searchsorted(dataset.item_ids, item_ids), -1)
 
 

@@ -30,16 +30,21 @@ class Bar(NamedTuple):
     high: float
 
 
-def differences(title: str, bars: Sequence[Bar], x: str) -> str:
-    """A dot and a line each, the first on top; colour says on which side of zero it is clear."""
+def differences(title: str, bars: Sequence[Bar], x: str, *, zero: bool = True) -> str:
+    """A dot and a line each, the first on top; colour says on which side of zero it is clear.
+
+    Without `zero` they are means, not differences.
+    """
 
     def draw(axes: Axes) -> None:
         for place, bar in enumerate(bars):
             colour = GAIN if bar.low > 0 else LOSS if bar.high < 0 else UNCLEAR
+            colour = colour if zero else GAIN
             axes.plot([bar.low, bar.high], [place, place], color=colour, linewidth=2)
             axes.plot(bar.mean, place, "o", color=colour, markersize=6)
         axes.set_yticks(range(len(bars)), [bar.name for bar in bars])
-        axes.axvline(0, color=INK, linewidth=1)
+        if zero:
+            axes.axvline(0, color=INK, linewidth=1)
         axes.set(title=title, xlabel=x)
         axes.margins(x=0.08)
         axes.locator_params(axis="x", nbins=6)

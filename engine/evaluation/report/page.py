@@ -1,0 +1,28 @@
+"""The quality report as one page of HTML: what is claimed, what was found."""
+
+from engine.reporting.page import page
+from engine.reporting.tables import Row, Section
+
+from .page_parts import amazon, by_candidates, by_category, cold, drift, households, prior
+from .page_tables import ablation, discovery, main_table, rolling
+
+_INTRO = (
+    "Every list was answered by the path that serves it, from the whole catalogue, for each"
+    " household's first session after a cut. Intervals are 95 %, by bootstrap over households;"
+    " differences are of the same requests, bold where clear of zero."
+)
+
+
+def quality_page(report: Row) -> str:
+    """The report as HTML."""
+    sections: list[Section] = []
+    shop = report.get("complete_journey")
+    if shop is not None:
+        parts = (
+            main_table, rolling, discovery, ablation, by_candidates, by_category, households, cold,
+            prior, drift,
+        )  # fmt: skip
+        sections += [part(shop) for part in parts]
+    if "amazon_beauty" in report:
+        sections.append(amazon(report["amazon_beauty"]))
+    return page("recommendation quality", _INTRO, sections, report)
