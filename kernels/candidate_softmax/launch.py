@@ -35,7 +35,7 @@ SHARED_LOGSUMEXP = {"sampled": Config(64, 4, 3), "catalogue": Config(128, 8, 3)}
 SHARED_HIDDEN = {"sampled": Config(64, 8, 2), "catalogue": Config(128, 8, 2)}
 SHARED_ITEMS = Config(32, 4, 2)  # 64 positions spill at 64 dimensions
 # Warps by candidates of a block: the smallest block that holds a row's, else the largest.
-MARK_LISTED = {32: 4, 64: 8, 128: 16}
+MARK_LISTED = {32: 4, 64: 4, 128: 4}
 OWN_SOFTMAX = {32: 4, 64: 8}
 OWN_BACKWARD = {32: 4}
 ENTRY_BLOCK, ENTRY_WARPS = 32, 4

@@ -39,15 +39,15 @@ class Config:
 # By the most queries and the largest k. The blocks of a class fill 170 multiprocessors, its lists
 # stay below 6 % of the items' bytes; no card has a say in it. README.md: "Configurations".
 CONFIGS = (
-    (16, 16, Config(16, 176, 16, 2, 4)),
+    (16, 128, Config(16, 264, 8, 2, 4)),
     (16, MAX_K, Config(16, 176, 16, 4, 4)),
     (32, 16, Config(32, 176, 8, 2, 8)),
-    (32, 128, Config(32, 176, 8, 4, 16)),
+    (32, 128, Config(32, 176, 8, 2, 8)),
     (32, MAX_K, Config(32, 176, 16, 4, 16)),
     (64, 16, Config(32, 88, 32, 2, 8)),
     (64, MAX_K, Config(32, 88, 32, 4, 16)),
     (None, 16, Config(32, 64, 32, 2, 8)),
-    (None, 128, Config(32, 64, 32, 4, 16)),
+    (None, 128, Config(32, 176, 8, 2, 8)),
     (None, MAX_K, Config(32, 88, 32, 4, 16)),
 )
 

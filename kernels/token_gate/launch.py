@@ -12,7 +12,7 @@ from . import _triton
 
 MAX_DIMENSION = 1024
 ELEMENTS = 256  # of a tile for each warp: 16 bytes of fp16 a thread
-TOKEN_WARPS, ROW_WARPS = 8, 4  # README.md says why these
+TOKEN_WARPS, PIECE_WARPS, ROW_WARPS = 8, 4, 4  # README.md says why these
 PIECE = 64  # most tokens of a piece
 PROGRAMS = 512  # most blocks over pieces: each writes a part of the scale's gradient
 NARROW = 1 << 15  # domain tokens that int16 numbers: fewer of the sort's passes
@@ -133,8 +133,8 @@ def gate_backward(
     }
     launch(
         _triton.gate_gradient_kernel, (programs,), arguments,
-        {**_constants(tile(d, TOKEN_WARPS), d, eps), "PIECE": PIECE},
-        num_warps=TOKEN_WARPS, num_stages=1,
+        {**_constants(tile(d, PIECE_WARPS), d, eps), "PIECE": PIECE},
+        num_warps=PIECE_WARPS, num_stages=1,
     )  # fmt: skip
     arguments = {
         "keys_ptr": keys,

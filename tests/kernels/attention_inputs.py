@@ -103,4 +103,4 @@ def naive(arguments: Arguments) -> Tensor:
         weights = [np.exp(logit - max(logits)) for logit in logits]
         for weight, row in zip(weights, value[i_b, :, i_h], strict=False):
             out[i_b, i_q, i_h] += weight / sum(weights) * row
-    return torch.from_numpy(out)
+    return torch.as_tensor(out)

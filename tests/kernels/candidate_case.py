@@ -52,25 +52,25 @@ def case(p: int, c: int, s: int, n: int, seed: int, wide: bool = False, d: int =
     real = torch.float64 if wide else torch.float32
 
     def normal(*shape: int) -> Tensor:
-        return torch.from_numpy(rng.standard_normal(shape)).to(real)
+        return torch.as_tensor(rng.standard_normal(shape)).to(real)
 
     candidates = np.full((p, c), -1)
     for row in candidates:
         filled = rng.integers(0, min(c, n) + 1)
         row[rng.choice(c, filled, replace=False)] = rng.choice(n, filled, replace=False)
-    own = torch.from_numpy(candidates >= 0)
-    weight = torch.from_numpy(rng.random((p, c)) * (rng.random((p, c)) < 0.4)).to(real) * own
+    own = torch.as_tensor(candidates >= 0)
+    weight = torch.as_tensor(rng.random((p, c)) * (rng.random((p, c)) < 0.4)).to(real) * own
     return Case(
         hidden=normal(p, d) * (4 / d) ** 0.5,
         items=normal(n, d),
         bias=normal(n),
-        shared=torch.from_numpy(rng.choice(n, min(s, n), replace=False)),
+        shared=torch.as_tensor(rng.choice(n, min(s, n), replace=False)),
         shared_log_pi=-normal(min(s, n)).abs(),
-        candidates=torch.from_numpy(candidates),
+        candidates=torch.as_tensor(candidates),
         log_pi=-normal(p, c).abs(),
         offset=normal(p, c),
         weight=weight,
-        negative=torch.from_numpy(rng.random((p, c)) < 0.5) & own & (weight == 0),
+        negative=torch.as_tensor(rng.random((p, c)) < 0.5) & own & (weight == 0),
     )
 
 

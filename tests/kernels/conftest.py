@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 MAKERS: set[Callable[..., Any]] = {
-    torch.arange, torch.empty, torch.eye, torch.from_numpy, torch.full, torch.linspace, torch.ones,
+    torch.arange, torch.as_tensor, torch.empty, torch.eye, torch.full, torch.linspace, torch.ones,
     torch.rand, torch.randint, torch.randn, torch.randperm, torch.tensor, torch.zeros,
 }  # fmt: skip
 
@@ -18,7 +18,7 @@ class OnTheCard(TorchFunctionMode):
     """Tensors that a test makes without a device are drawn on the CPU and put on the card.
 
     `torch.set_default_device` would refuse the generators of the CPU, whose numbers are the same
-    everywhere.
+    everywhere. What an operator makes inside is its own affair.
     """
 
     def __torch_function__(

@@ -209,7 +209,7 @@ def poisoned(arguments: Arguments, monkeypatch: pytest.MonkeyPatch) -> tuple[Ten
     size, canary, memory = arguments["query"].numel(), 512, []
 
     def empty(*shape: Any, **options: Any) -> Tensor:
-        whole = torch.full((int(np.prod(shape)) + canary,), float("nan"), dtype=options["dtype"])
+        whole = torch.full((int(np.prod(shape)) + canary,), float("nan"), **options)
         memory.append(whole)
         return whole[:-canary].view(*shape)
 

@@ -137,7 +137,7 @@ def test_every_element_is_written(n_buckets: int, monkeypatch: pytest.MonkeyPatc
 
     def empty(*shape: Any, **options: Any) -> Tensor:
         size = shape[0] if isinstance(shape[0], torch.Size) else shape
-        return torch.full(size, float("nan"), dtype=options["dtype"])
+        return torch.full(size, float("nan"), **options)
 
     monkeypatch.setattr("kernels.attention.launch.torch.empty", empty)
     found = gradients(arguments, "triton")

@@ -38,7 +38,7 @@ def oracle(queries: Tensor, items: Tensor, bias: Tensor, mask: Tensor | None, k:
                 found.append((-score, i))
         for place, (score, i) in enumerate(sorted(found)[:k]):
             values[row, place], indices[row, place] = -score, i
-    return TopK(torch.from_numpy(values), torch.from_numpy(indices))
+    return TopK(torch.as_tensor(values), torch.as_tensor(indices))
 
 
 def inputs(
@@ -62,7 +62,7 @@ def inputs(
 def words(bits: Tensor) -> Tensor:
     """[B, 32 W] bool as [B, W] int32 words, bit j first."""
     octets = np.packbits(bits.numpy(), axis=1, bitorder="little")
-    return torch.from_numpy(octets.view("<i4").astype(np.int32))
+    return torch.as_tensor(octets.view("<i4").astype(np.int32))
 
 
 @contextmanager
