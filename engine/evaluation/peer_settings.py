@@ -5,11 +5,15 @@ Where they come from:
 - SASRec and BERT4Rec: eSASRec's modules (arXiv 2508.06450, by RecTools' authors): LiGR layers and a
   sampled softmax at a constant rate of 1e-3; sizes from their table, Beauty's for reviews, and for
   groceries those of MovieLens-1M, the nearest in users and in events a user.
-- Shorter histories (20 of 50, 100 of 200) and fewer negatives (64 of 256) than in that table, and
-  for groceries batches of 32 of 128: RecTools computes every padded place and gathers negatives for
-  each, and with the table's values ten minutes of a CPU hold two passes over either data set.
-- UPCF: the best of 400 trials on Dunnhumby's data (github.com/sergunya17/master-thesis-Time-
-  dependent-NBR): 25 baskets, similarity to the power of 5, asymmetry 0.75, 100 neighbours.
+- Shorter histories (20 of 50, 100 of 200), fewer negatives (64 of 256) and, for groceries, batches
+  of 32 of 128 than in that table: RecTools computes every padded place and gathers negatives for
+  each, and with the table's values ten minutes of two threads hold only a few passes.
+- UPCF: the best of 400 trials on Dunnhumby's data, by Recall@10 (github.com/sergunya17/master-
+  thesis-Time-dependent-NBR): 25 baskets, the similarity to the power of 5, asymmetry 0.75 and 100
+  neighbours, which is what Cornac reads.
+
+UP-CF and not TIFU-KNN stands for the next-basket models: Cornac 3.0.1 takes the mean of all numbers
+in the neighbours' vectors, so that its TIFU-KNN's neighbours change no order.
 """
 
 from collections.abc import Mapping

@@ -41,7 +41,8 @@ class Sequences:
     """What a peer may know.
 
     Attributes:
-        offsets: [U + 1] int64. item, session: [E] int64, each user's oldest first.
+        offsets: [U + 1] int64. item, session: [E] int64, each user's oldest first; the items of a
+            session in the dataset's order, a shuffle that carries nothing.
         held: [E] bool, events that choose when to stop and are never trained on.
     """
 
@@ -77,7 +78,7 @@ class PeerResult:
     Attributes:
         lists: [Q, k] int64 item indices, best first, -1 pads: of all items that it knows.
         discovery: the same without the items of the user's history.
-        minutes: of training, validation included.
+        minutes: of training, validation included; answer_minutes: of both lists for all users.
         epochs: passes done; kept: those of the weights of the lowest validation loss.
         stopped_by: "epochs", "early stopping" or "time".
         events: trained on, at most: a peer reads the last `session_max_len` of each user.
@@ -87,6 +88,7 @@ class PeerResult:
     lists: NDArray[np.int64]
     discovery: NDArray[np.int64]
     minutes: float
+    answer_minutes: float
     epochs: float
     kept: float
     stopped_by: str

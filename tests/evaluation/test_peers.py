@@ -49,7 +49,7 @@ lists[:, 0] = file["asked_item"][file["asked_offsets"][1:][file["users"]] - 1]
 np.savez(folder / "lists.npz", lists=lists, discovery=lists + 1)
 held = file["train_held"]
 answer = {"minutes": request["minutes"], "epochs": request["epochs"] or 0, "kept": 0,
-          "stopped_by": "time", "events": int((~held).sum()),
+          "stopped_by": "time", "answer_minutes": 0.25, "events": int((~held).sum()),
           "versions": {"request": json.dumps(request), "folder": str(folder)}}
 (folder / "answer.json").write_text(json.dumps(answer))
 """
@@ -125,6 +125,7 @@ def test_the_files_carry_the_request_and_the_answer(faked: Path, tmp_path: Path)
     assert found.lists.tolist() == [[12, -1, -1], [14, -1, -1]]
     assert found.discovery.tolist() == (found.lists + 1).tolist()
     assert (found.epochs, found.minutes, found.stopped_by) == (4, 0.5, "time")
+    assert found.answer_minutes == 0.25
     assert found.events == len(ROWS.item) - 2
     assert found.settings == TINY.model_dump()
     assert json.loads(found.versions["request"]) == {
@@ -310,6 +311,7 @@ def test_upcf_is_its_formula_and_honest(dataset: Dataset, task: Task, tmp_path: 
         best = np.sort(scores)[::-1][:10]
         np.testing.assert_allclose(np.where(fresh < 0, 0, scores[fresh]), best, rtol=1e-5)
     assert (found.epochs, found.events) == (0, len(past.item))
+    assert found.answer_minutes > 0
     assert set(found.versions) == {"cornac", "similaripy"}
 
     def method(dataset: Dataset, task: Task) -> NDArray[np.int64]:
@@ -319,50 +321,48 @@ def test_upcf_is_its_formula_and_honest(dataset: Dataset, task: Task, tmp_path: 
     check(method, dataset, few, "upcf")
 
 
-@pytest.mark.parametrize(("name", "epochs"), [("sasrec", 25), ("bert4rec", 2)])
-def test_a_transformer_keeps_the_contract_and_learns_what_follows_what(
-    name: peers.Name, epochs: int, tmp_path: Path
-) -> None:
-    """All walk around a ring of twelve items, but for one whose held item nobody else has."""
+RING = 12  # everyone walks around it, but for one whose held item nobody else has
+STARTS = np.arange(96) % RING
+WALKS = [[(int(start) + n) % RING for n in range(6)] for start in STARTS]
+USERS = np.array([5, 90, 40, 3])
+
+
+def around(name: peers.Name, folder: Path, **changes: Any) -> peers.PeerResult:
+    """A real transformer after the walks; keys of the settings, and epochs and minutes."""
     real("rectools")
-    starts = np.arange(96) % 12
-    walks = [[(int(start) + n) % 12 for n in range(6)] for start in starts]
-    held = [12, *((starts[1:] + 6) % 12).tolist()]
-    train = sequences([[*walk, item] for walk, item in zip(walks, held, strict=True)]).last_held()
-    asked = sequences(walks)
-    users = np.array([5, 90, 40, 3])
+    held = [RING, *((STARTS[1:] + 6) % RING).tolist()]
+    train = sequences([[*walk, item] for walk, item in zip(WALKS, held, strict=True)]).last_held()
+    run = {key: changes.pop(key) for key in ("epochs", "minutes") if key in changes}
     settings = TINY.model_copy(
-        update={"session_max_len": 7, "lr": 0.02, "dropout_rate": 0.0, "patience": 500}
+        update={"session_max_len": 7, "lr": 0.02, "dropout_rate": 0.0, "patience": 10**6} | changes
     )
     found = peer_lists(
-        name, train, users, settings, asked=asked, epochs=epochs, threads=1, work=tmp_path
+        name, train, USERS, settings, asked=sequences(WALKS), threads=1, work=folder, **run
     )
-    if name == "sasrec":  # BERT4Rec masks one event in seven and takes many more passes
-        assert found.lists[:, 0].tolist() == ((starts[users] + 6) % 12).tolist()
-        assert found.discovery[:, 0].tolist() == found.lists[:, 0].tolist()
-    for row, fresh, user in zip(found.lists, found.discovery, users, strict=True):
+    for row, fresh, user in zip(found.lists, found.discovery, USERS, strict=True):
         assert len(set(row)) == 10
-        assert set(row) <= set(range(12))
-        assert set(fresh[:6]) == set(range(12)) - set(walks[user])
+        assert set(row) <= set(range(RING))
+        assert set(fresh[:6]) == set(range(RING)) - set(WALKS[user])
         assert set(fresh[6:]) == {-1}
-        assert fresh[:6].tolist() == [item for item in row if item in fresh[:6]] + [
-            item for item in fresh[:6] if item not in row
-        ]
-    assert (found.epochs, found.stopped_by, found.events) == (epochs, "epochs", 96 * 6)
-    assert 0 < found.kept <= epochs
+        ranked = [item for item in row if item in fresh[:6]]
+        assert fresh[: len(ranked)].tolist() == ranked
+    assert found.events == 96 * 6
+    assert 0 < found.kept <= found.epochs
+    assert found.answer_minutes > 0
     assert set(found.versions) == {"rectools", "torch"}
+    return found
 
 
-def test_training_stops_by_time(tmp_path: Path) -> None:
-    real("rectools")
-    train = sequences([[(n + step) % 9 for step in range(5)] for n in range(64)]).last_held()
-    settings = TINY.model_copy(update={"max_epochs": 10**6, "patience": 10**6, "layers": "own"})
-    found = peer_lists(
-        "sasrec", train, np.arange(2), settings, minutes=0.02, threads=1, work=tmp_path
-    )
+def test_sasrec_learns_what_follows_what(tmp_path: Path) -> None:
+    found = around("sasrec", tmp_path, epochs=25)
+    assert found.lists[:, 0].tolist() == ((STARTS[USERS] + 6) % RING).tolist()
+    assert (found.epochs, found.stopped_by) == (25, "epochs")
+
+
+def test_bert4rec_stops_by_time(tmp_path: Path) -> None:
+    found = around("bert4rec", tmp_path, minutes=0.02, max_epochs=10**6, layers="own")
     assert found.stopped_by == "time"
     assert 0.02 <= found.minutes < 0.5
-    assert found.epochs > 0
 
 
 @pytest.mark.parametrize(
