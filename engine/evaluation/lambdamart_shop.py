@@ -51,7 +51,7 @@ class Shop:
     """
 
     items: NDArray[np.float64]
-    subclass_28d: NDArray[np.float64]
+    subclass_28d: NDArray[Any]
     popular: NDArray[np.int32]
     by_subclass: NDArray[np.int32]
 
@@ -87,11 +87,10 @@ class Shop:
         )
         known = np.flatnonzero(bought)
         ranked = known[np.lexsort((known, -bought[known], -month[known]))]
+        subclass_28d = np.bincount(events.subclass, month, events.n_subclasses)
         return Shop(
             items=np.stack(columns, axis=1),
-            subclass_28d=np.bincount(events.subclass, month, events.n_subclasses).astype(
-                np.float64
-            ),
+            subclass_28d=subclass_28d,
             popular=ranked[:popular].astype(np.int32),
             by_subclass=_tops(events.subclass[ranked], ranked, events.n_subclasses, per_subclass),
         )

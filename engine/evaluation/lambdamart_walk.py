@@ -20,6 +20,7 @@ CATEGORY = (
 )  # fmt: skip
 NEVER = -1.0  # of a candidate that the user never bought: trees read it as a class of its own
 _HALF_LIVES = np.array([14.0, 45.0, 120.0])
+_N_OWN = len(OWN)
 
 
 @compiled
@@ -35,7 +36,14 @@ def fill_request(
 ) -> int:
     """Fills candidates and their OWN and CATEGORY features of one request; how many there are.
 
-    The scratch is zeros before and after.
+    Args:
+        rows, item: of this request and those to come; the first of them are filled.
+        user_row: [6] the first of USER.
+        events: item, time, session, weekday [E], and the subclass of every item [N].
+        request: first event of the user, first after the cut, time and weekday of the request.
+        scratch: [N, 13] and [S, 9] of `_walk`; zeros before and after.
+        shop: popular items, popular items of each subclass.
+        most: own items, and subclasses whose popular items are candidates.
     """
     low, high, now, _ = request
     of_item, of_subclass = scratch
@@ -43,6 +51,7 @@ def fill_request(
     _walk(of_item, of_subclass, events, request)
     _of_user(user_row, events, request)
     kinds = np.unique(events[4][bought])
+    # By the count decayed by 45 days; by 120 days among what is long past.
     order = np.argsort(-of_item[bought, 4] - 0.1 * of_item[bought, 5])[: most[0]]
     size = 0
     for at in order:
@@ -56,8 +65,8 @@ def fill_request(
     n_bought = max(high - low, 1)
     for row in range(size):
         own, category = of_item[item[row]], of_subclass[events[4][item[row]]]
-        _own(rows[row], own, now, n_sessions, n_bought)
-        _category(rows[row], own, category, now, n_bought)
+        _own(rows[row, :_N_OWN], own, now, n_sessions, n_bought)
+        _category(rows[row, _N_OWN:], own, category, now, n_bought)
     of_item[bought] = 0.0
     of_item[item[:size]] = 0.0
     of_subclass[kinds] = 0.0
@@ -170,7 +179,7 @@ def _own(
     count = own[0]
     if count == 0:
         row[:4] = 0.0
-        row[4:16] = NEVER
+        row[4:] = NEVER
         return
     days = max(now - own[1], 0.0) / DAY_S
     gap = (own[1] - own[2]) / DAY_S / (count - 1) if count > 1 else NEVER
@@ -198,21 +207,21 @@ def _category(
     now: int,
     n_bought: int,
 ) -> None:
-    """CATEGORY, of one candidate, behind OWN."""
+    """CATEGORY, of one candidate."""
     count = category[0]
     if count == 0:
-        row[16:18] = 0.0
-        row[18:24] = NEVER
+        row[:2] = 0.0
+        row[2:8] = NEVER
         return
     days = max(now - category[3], 0.0) / DAY_S
     gap = NEVER
     if category[5] > 1:
         gap = (category[3] - category[4]) / DAY_S / (category[5] - 1)
-    row[16] = count
-    row[17] = category[1]
-    row[18] = count / n_bought
-    row[19] = days
-    row[20] = gap
-    row[21] = (days + 1) / (gap + 1) if gap >= 0 else NEVER
-    row[22] = category[8]
-    row[23] = own[0] / count
+    row[0] = count
+    row[1] = category[1]
+    row[2] = count / n_bought
+    row[3] = days
+    row[4] = gap
+    row[5] = (days + 1) / (gap + 1) if gap >= 0 else NEVER
+    row[6] = category[8]
+    row[7] = own[0] / count
