@@ -192,19 +192,22 @@ def cold(study: Study, results: Mapping[str, Mapping[str, Any]]) -> Row:
     """
     items, bought = cold_items(study.dataset, study.cut, study.task)
     places = sorted(bought)
-    users = study.task.users[np.array(places, np.int64)]
     targets = [bought[place] for place in places]
-    values = {}
-    for name, result in results.items():
-        rows = np.array(result["lists"]["cold"], np.int64)
-        values[name] = per_request(rows, targets)["recall@10"]
     found: Row = {
         "items": len(items),
         "requests": len(places),
         "bought": int(sum(len(target) for target in targets)),
-        "recall@10": {name: mean_interval(of, users) for name, of in values.items()},
-        "chance": 10 / max(len(items), 1),
+        "recall@10": {},
+        "chance": min(K / max(len(items), 1), 1.0),
     }
+    if not places:
+        return found
+    users = study.task.users[np.array(places, np.int64)]
+    values = {
+        name: per_request(np.array(result["lists"]["cold"], np.int64), targets)["recall@10"]
+        for name, result in results.items()
+    }
+    found["recall@10"] = {name: mean_interval(of, users) for name, of in values.items()}
     if {"full", "no_text_no_tags"} <= values.keys():
         without = values["no_text_no_tags"]
         found["full_minus_three_times"] = interval(values["full"] - 3 * without, users)
