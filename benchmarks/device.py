@@ -1,10 +1,11 @@
-"""What a card really does: `python -m benchmarks.device PART... --store FILE [--commit C]`.
+"""What a card really does: `python -m benchmarks.device PART... [--store FILE] [--commit C]`.
 
-PART: ceilings, kernels, operators, encoder, training. One JSON line a row, in the place of the rows
-of the same case, way and card; README's tables are made from benchmarks/results/device.json.
+PART: ceilings, kernels, operators, encoder, training. One JSON line a row, in the place of the row
+of the same case, way and card; the tables of kernels/README.md are made from them.
 """
 
 import platform
+import shlex
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ import typer
 
 from . import device_kernels, device_model
 from .device_clock import DeviceClock
+from .device_tables import RESULT
 from .stored import Row, replace_rows, surroundings
 
 KEY = ("part", "case", "config", "way", "device")
@@ -38,15 +40,17 @@ def on_what() -> Row:
 
 def main(
     parts: Annotated[list[str], typer.Argument(help=f"Some of {', '.join(PARTS)}.")],
-    store: Annotated[Path, typer.Option(help="File of JSON lines.")],
+    store: Annotated[Path, typer.Option(help="File of JSON lines.")] = RESULT,
     commit: Annotated[str, typer.Option(help="Where the tree is not a checkout.")] = "",
 ) -> None:
     """Measures the parts and stores their rows."""
     if unknown := [part for part in parts if part not in PARTS]:
         raise typer.BadParameter(f"part: expected some of {list(PARTS)}, got {unknown[0]!r}")
-    around = on_what()
+    around = on_what() | {"command": shlex.join(["python", "-m", "benchmarks.device", *parts])}
     if commit:
         around["commit"] = commit
+    # What was given up on would run as it is, and be timed as compiled.
+    torch._dynamo.config.fail_on_recompile_limit_hit = True
     clock = DeviceClock()
     for part in parts:
         for row in PARTS[part](clock):

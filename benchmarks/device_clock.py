@@ -47,9 +47,9 @@ class DeviceClock:
         wait = int((2 * launching_s + 1e-4) * _CYCLES_PER_S)
         events = []
         for _ in range(repeats):
-            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
             self._evict.sum()
-            torch.cuda._sleep(wait)
+            torch.cuda._sleep(wait)  # type: ignore[no-untyped-call]
             start.record()
             call()
             end.record()

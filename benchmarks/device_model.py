@@ -63,6 +63,7 @@ def encoders(device: str, compiled: bool) -> Iterator[Row]:
 def _encoded(
     preset: Preset, model: Stars, users: int, device: str, compiled: bool
 ) -> Iterator[Row]:
+    torch._dynamo.reset()
     batch = random_batch(model, users, EVENTS, seed=users)
     truth = TorchEncoder(copy.deepcopy(model)).encode(batch)
     ways: dict[str, Callable[[], object]] = {}
@@ -133,7 +134,7 @@ class Trainer:
         """The batch's loss, which the step then lowers."""
         with self._half:
             loss: Tensor = self._objective(batch).total
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         self._optimizer.step()
         self._optimizer.zero_grad()
         return loss.detach()

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from . import amazon_tables, compile_tables, rank_tables
+from . import amazon_tables, compile_tables, device_tables, rank_tables
 
 ROOT = Path(__file__).resolve().parents[1]
 README, KERNELS_README = ROOT / "README.md", ROOT / "kernels" / "README.md"
@@ -203,7 +203,13 @@ TABLES: dict[Path, dict[str, tuple[Path, Callable[[Any], str]]]] = {
         "amazon": (amazon_tables.RUNS, amazon_tables.runs_table),
         "suite": (SUITE, suite_table),
     },
-    KERNELS_README: {"kernels": (KERNELS, kernels_table)},
+    KERNELS_README: {
+        "kernels": (KERNELS, kernels_table),
+        "device_kernels": (device_tables.RESULT, device_tables.measured_table),
+        "device_operators": (device_tables.RESULT, device_tables.operators_table),
+        "device_model": (device_tables.RESULT, device_tables.model_table),
+        "device_losses": (device_tables.RESULT, device_tables.losses_table),
+    },
     RETRIEVAL_README: {
         **{case: (RETRIEVAL, retrieval_table(case)) for case in RETRIEVAL_CASES},
         "tried": (RETRIEVAL, tried_table),
@@ -230,6 +236,7 @@ TABLES: dict[Path, dict[str, tuple[Path, Callable[[Any], str]]]] = {
 # One JSON line a row.
 _OF_LINES = (
     RETRIEVAL, USERS, SUITE, compile_tables.RESULT, amazon_tables.RUNS, amazon_tables.TRIED,
+    device_tables.RESULT,
 )  # fmt: skip
 
 
