@@ -77,6 +77,7 @@ class TorchRecommender:
         self.statistics = RepeatItemStatistics(
             **{name: items[name] for name in RepeatItemStatistics.FIELDS}
         )
+        self.promotions = bundle.promotions
         self.weights = RequestWeights.of(bundle.request_weights)
         self.calendar = self.weights.calendar(bundle.manifest)
         records = bundle.users.get_many(household_ids(bundle))
@@ -142,7 +143,10 @@ class TorchRecommender:
         scores = vectors @ self.candidates.T + self.bias
         if len(state.item) and self.manifest.model["repeats"]:
             bought = torch.from_numpy(state.item.astype(np.int64))
-            features = repeat_features([state], self.statistics, np.array([time]))
+            day = self.calendar.fields(np.array([time]))["day"]
+            features = repeat_features(
+                [state], self.statistics, np.array([time]), self.promotions, day
+            )
             repeats = torch.from_numpy(self.weights.repeat_scores(features)).T
             scale = torch.from_numpy(self.weights.scale)[:, None]
             dot = vectors @ self.candidates[bought].T

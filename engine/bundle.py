@@ -9,6 +9,7 @@ request.safetensors      small weights of the request path
 content.safetensors      text components, Δ, tags and projections: what an item's row is made of
 tags.json                names of the tags, and of the text model
 columns.safetensors/json item columns for filters and explanations
+promotions.safetensors   what is promoted when, where the shop announces it
 ranking/                 what ranks candidates (engine/ranking/shop), where it was trained
 users/                   vectors, history and repeat items of every user (engine/store/mmap.py)
 """
@@ -17,7 +18,7 @@ import hashlib
 import secrets
 import shutil
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from functools import cached_property
 from importlib.metadata import version
@@ -40,6 +41,7 @@ from .manifest import (
     hash_files,
     read_manifest,
 )
+from .promotions import Promotions
 from .ranking.shop.sidecar import SIDECAR_FILE
 from .retrieval.columns import ARRAYS_FILE, NAMES_FILE, Columns
 from .store.codec import Shape
@@ -50,6 +52,7 @@ CONTENT_FILE, TAGS_FILE = "content.safetensors", "tags.json"
 ENCODE_FILE, APPEND_FILE = "encode.onnx", "append.onnx"
 ENCODE_INT8_FILE, APPEND_INT8_FILE = "encode.int8.onnx", "append.int8.onnx"
 ITEMS_FILE, REQUEST_FILE = "items.safetensors", "request.safetensors"
+PROMOTIONS_FILE = "promotions.safetensors"
 USERS_FOLDER, RANKER_FOLDER = "users", "ranking"
 REQUIRED = (
     ENCODE_FILE,
@@ -96,6 +99,7 @@ class Bundle:
         request_weights: arrays by name.
         columns: item columns, aligned with item_ids.
         users: as they were exported.
+        promotions: of the days from the cut on; None where the shop announces none.
     """
 
     folder: Path
@@ -104,6 +108,7 @@ class Bundle:
     request_weights: Arrays
     columns: Columns
     users: UserStore
+    promotions: Promotions | None
 
     @classmethod
     def open(cls, folder: Path, verify: bool = True) -> "Bundle":
@@ -136,6 +141,7 @@ class Bundle:
             request_weights=_load(folder / REQUEST_FILE),
             columns=columns,
             users=users,
+            promotions=_promotions(folder / PROMOTIONS_FILE, manifest, len(items["item_ids"])),
         )
 
     @cached_property
@@ -197,6 +203,11 @@ class BundleWriter:
         """request.safetensors: the request path's small weights."""
         _save(arrays, self.folder / REQUEST_FILE)
 
+    def write_promotions(self, promotions: Promotions) -> None:
+        """promotions.safetensors; nothing where there are no kinds."""
+        if promotions.kinds:
+            _save(vars(promotions), self.folder / PROMOTIONS_FILE)
+
     def write_columns(self, columns: Columns) -> None:
         """columns.safetensors and columns.json."""
         columns.save(self.folder)
@@ -257,6 +268,19 @@ def _load(path: Path) -> dict[str, NDArray[Any]]:
         return load_file(path)
     except (SafetensorError, ValueError, KeyError) as error:
         raise BundleError(f"{path}: expected safetensors, got {error}") from error
+
+
+def _promotions(path: Path, manifest: Manifest, n_items: int) -> Promotions | None:
+    """The bundle's, None where it has none. Raises BundleError where they do not fit."""
+    if path.name not in manifest.files:
+        return None
+    arrays = _load(path)
+    names = {field.name for field in fields(Promotions)}
+    if set(arrays) != names:
+        raise BundleError(f"{path}: expected {sorted(names)}, got {sorted(arrays)}")
+    if len(arrays["offsets"]) != n_items + 1:
+        raise BundleError(f"{path}: expected {n_items} items, got {len(arrays['offsets']) - 1}")
+    return Promotions(**arrays)
 
 
 def _check_items(path: Path, arrays: Arrays) -> None:

@@ -34,6 +34,7 @@ class ModelConfig(_Frozen):
     tags: bool = Field(True, description="the items' tags")
     user: bool = Field(True, description="what is known of a user; without it [USER] is one vector")
     context: bool = Field(True, description="time and signals, in the tokens and in δ")
+    promotions: bool = Field(True, description="strengths of a bought item's promotions")
     day_bias: bool = Field(True, description="attention bias by difference of days, per head")
     repeats: bool = Field(True, description="score bought items by the repeat network")
     repeat_hidden: int = Field(48, ge=1)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from .compiled import compiled
 from .data.clock import DAY_S
+from .promotions import Promotions
 
 _PRIOR = 5.0  # observations that the catalogue's mean counts as
 HALF_LIVES_DAYS = np.array([14.0, 45.0, 120.0], np.float32)
@@ -38,6 +39,9 @@ FEATURES = (
     "log_items_per_session",
     "share_of_subclass",
     "log_days_since_subclass",
+    "log_subclass_decayed_45d",
+    "log_subclass_gap_ratio",
+    "log_others_since",
 )
 
 
@@ -184,14 +188,21 @@ class RepeatItemStatistics:
 
 
 def repeat_features(
-    states: Sequence[RepeatState], items: RepeatItemStatistics, times: NDArray[np.int64]
+    states: Sequence[RepeatState],
+    items: RepeatItemStatistics,
+    times: NDArray[np.int64],
+    promotions: Promotions | None = None,
+    days: NDArray[np.int64] | None = None,
 ) -> NDArray[np.float32]:
-    """Features [Σ m, len(FEATURES)] of the items of all states, one state after the other.
+    """Features [Σ m, len(FEATURES) + K] of the items of all states, one state after the other.
 
     Args:
         states: one a request, each with m items.
         items: statistics of the catalogue.
         times: [len(states)] int64 unix seconds of the requests.
+        promotions: of K kinds; the last columns are an item's on the day of the request. None: K
+            is 0.
+        days: [len(states)] int64 local days since 1970-01-01, with promotions.
     """
     ends = np.cumsum([len(state.item) for state in states], dtype=np.int64).tolist()
     # A row a feature and its kind: functions of a whole row are taken many numbers at a time.
@@ -210,18 +221,25 @@ def repeat_features(
     recent *= rows[len(_ROWS) :]
     np.log1p(rows[:_LOG1P], out=rows[:_LOG1P])
     np.log(rows[_LOG1P:_LOG], out=rows[_LOG1P:_LOG])
-    return np.ascontiguousarray(rows[_PLACES].T)
+    features = np.ascontiguousarray(rows[_PLACES].T)
+    if promotions is None or days is None or not promotions.kinds:
+        return features
+    everything = np.concatenate([_NO_ITEMS, *(state.item for state in states)])
+    sizes = [len(state.item) for state in states]
+    return np.concatenate([features, promotions.at(everything, np.repeat(days, sizes))], axis=1)
 
 
 # FEATURES by what is taken of the numbers that _fill writes: log1p, log, nothing.
 _ROWS = (
     "log_decayed_14d", "log_decayed_45d", "log_decayed_120d", "log_count", "log_days_since",
     "log_sessions_since", "log_item_gap_days", "log_days_since_session", "log_sessions",
-    "log_items_per_session", "log_days_since_subclass",
-    "log_gap_ratio", "log_popularity",
+    "log_items_per_session", "log_days_since_subclass", "log_subclass_decayed_45d",
+    "log_others_since",
+    "log_gap_ratio", "log_popularity", "log_subclass_gap_ratio",
     "share_of_sessions", "has_own_gap", "in_last_session", "rebuy_rate", "share_of_subclass",
 )  # fmt: skip
 _LOG1P, _LOG = _ROWS.index("log_gap_ratio"), _ROWS.index("share_of_sessions")
+_NO_ITEMS = np.zeros(0, np.int32)
 _PLACES = np.array([_ROWS.index(name) for name in FEATURES])
 
 
@@ -250,13 +268,19 @@ def _fill(
     time, n_sessions, last_session_time = now
     rate, gap, total, n_subclasses = means
     in_subclass = np.zeros(n_subclasses)
+    recent_in_subclass = np.zeros(n_subclasses)
+    first_in_subclass = np.full(n_subclasses, np.iinfo(np.int64).max)
     last_in_subclass = np.full(n_subclasses, np.iinfo(np.int64).min)
     bought = 0.0
     for i in range(len(item)):
         kind = int(table[item[i], 4])
         bought += count[i]
         in_subclass[kind] += count[i]
+        faded = np.exp2(-_days(time - last_time[i]) / HALF_LIVES_DAYS[1])
+        recent_in_subclass[kind] += decayed[i, 1] * faded
+        first_in_subclass[kind] = min(first_in_subclass[kind], first_time[i])
         last_in_subclass[kind] = max(last_in_subclass[kind], last_time[i])
+    others_since = _later_in_group(item, last_time, table, n_subclasses)
     sessions = max(n_sessions, 1)
     for i in range(len(item)):
         purchases, buyers, again, span_days = table[item[i], :4]
@@ -283,13 +307,41 @@ def _fill(
         rows[8, i] = n_sessions
         rows[9, i] = bought / sessions
         rows[10, i] = _days(time - last_in_subclass[kind])
-        rows[11, i] = (days + 1) / (gap_days + 1)
-        rows[12, i] = (others_bought + 1) / total
-        rows[13, i] = count[i] / sessions
-        rows[14, i] = count[i] > 1
-        rows[15, i] = sessions_since == 0
-        rows[16, i] = (others_again + _PRIOR * rate) / (others + _PRIOR)
-        rows[17, i] = count[i] / in_subclass[kind]
+        rows[11, i] = recent_in_subclass[kind]
+        rows[12, i] = others_since[i]
+        rows[13, i] = (days + 1) / (gap_days + 1)
+        rows[14, i] = (others_bought + 1) / total
+        span = _days(last_in_subclass[kind] - first_in_subclass[kind])
+        subclass_gap = span / max(in_subclass[kind] - 1, 1.0)
+        rows[15, i] = (rows[10, i] + 1) / (subclass_gap + 1)
+        rows[16, i] = count[i] / sessions
+        rows[17, i] = count[i] > 1
+        rows[18, i] = sessions_since == 0
+        rows[19, i] = (others_again + _PRIOR * rate) / (others + _PRIOR)
+        rows[20, i] = count[i] / in_subclass[kind]
+
+
+@compiled
+def _later_in_group(
+    item: NDArray[np.int32],
+    last_time: NDArray[np.int64],
+    table: NDArray[np.float32],
+    n_subclasses: int,
+) -> NDArray[np.float32]:
+    """[m] how many other items of its subclass were bought after each item was, the last time."""
+    later = np.zeros(len(item), np.float32)
+    order = np.argsort(-last_time, kind="mergesort")
+    seen = np.zeros(n_subclasses, np.float32)
+    start = 0
+    while start < len(order):
+        stop = start
+        while stop < len(order) and last_time[order[stop]] == last_time[order[start]]:
+            later[order[stop]] = seen[int(table[item[order[stop]], 4])]
+            stop += 1
+        for place in range(start, stop):  # of one moment: neither came after the other
+            seen[int(table[item[order[place]], 4])] += 1
+        start = stop
+    return later
 
 
 @compiled

@@ -32,7 +32,7 @@ torch.set_num_threads(1)
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     """The generated shop as a prepared dataset."""
     folder = tmp_path_factory.mktemp("shop")
-    shop = write_shop(folder / "shop", outcomes=True)
+    shop = write_shop(folder / "shop", outcomes=True, promotions=True)
     return prepare(shop, folder / "dataset", embedder=HashedWords())
 
 

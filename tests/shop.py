@@ -37,12 +37,14 @@ def write_shop(
     with_time: bool = True,
     impressions: bool = False,
     outcomes: bool = False,
+    promotions: bool = False,
 ) -> Path:
     """Writes a shop whose users mostly buy again what they bought, and returns `folder`.
 
     Item ids are 1000, 1007, …; users are `user-000`, …, and a third of them has no profile. The
     `promotion` signal is 1 every fourth week, when the items on offer sell more. Without time the
-    events carry an order and there is no calendar. Outcomes come at random.
+    events carry an order and there is no calendar. Outcomes come at random. Promotions announce the
+    items on offer for each of those weeks.
     """
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
@@ -88,6 +90,8 @@ def write_shop(
         _write(
             pl.concat([made.with_columns(**clocks), named], how="horizontal"), folder, "outcomes"
         )
+    if promotions:
+        _write(_promotions(ids[on_offer], days), folder, "promotions")
     (folder / "shop.json").write_text(json.dumps({"name": "corner", "timezone": TIMEZONE}))
     return folder
 
@@ -95,6 +99,12 @@ def write_shop(
 def promoted(day: int) -> bool:
     """Whether the signal `promotion` is 1 on the day (counted from FIRST_DAY)."""
     return day // 7 % 4 == 3
+
+
+def _promotions(ids: NDArray[np.int64], days: int) -> pl.DataFrame:
+    weeks = [FIRST_DAY + timedelta(days=n) for n in range(0, days, 7) if promoted(n)]
+    rows = [(item, day, day + timedelta(days=6), 0.5) for item in ids.tolist() for day in weeks]
+    return pl.DataFrame(rows, ["item_id", "first_day", "last_day", "offer"], orient="row")
 
 
 def _purchases(

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.data.clock import DAY_S
+from engine.promotions import Promotions
 from engine.repeats import (
     FEATURES,
     RepeatItemStatistics,
@@ -165,6 +166,15 @@ def naive_features(
             for half_life in HALF_LIVES
         ]
         last_alike = max(bought[i][-1][0] for i in alike)
+        first_alike = min(bought[i][0][0] for i in alike)
+        n_alike = sum(len(bought[i]) for i in alike)
+        alike_gap = (last_alike - first_alike) / DAY_S / max(n_alike - 1, 1)
+        days_alike = max((now_s - last_alike) / DAY_S, 0)
+        faded_alike = sum(
+            sum(0.5 ** ((bought[i][-1][0] - t) / DAY_S / 45) for t, _ in bought[i])
+            * 0.5 ** (max((now_s - bought[i][-1][0]) / DAY_S, 0) / 45)
+            for i in alike
+        )
         named = {
             "log_count": log1p(count),
             "log_decayed_14d": log1p(faded[0]),
@@ -182,8 +192,11 @@ def naive_features(
             "log_days_since_session": log1p(max((now_s - last_s) / DAY_S, 0)),
             "log_sessions": log1p(n_sessions),
             "log_items_per_session": log1p(total / n_sessions),
-            "share_of_subclass": count / sum(len(bought[i]) for i in alike),
-            "log_days_since_subclass": log1p(max((now_s - last_alike) / DAY_S, 0)),
+            "share_of_subclass": count / n_alike,
+            "log_days_since_subclass": log1p(days_alike),
+            "log_subclass_decayed_45d": log1p(faded_alike),
+            "log_subclass_gap_ratio": log((days_alike + 1) / (alike_gap + 1)),
+            "log_others_since": log1p(sum(bought[i][-1][0] > times[-1] for i in alike)),
         }
         rows.append([named[name] for name in FEATURES])
     return rows
@@ -260,3 +273,18 @@ def test_a_store_that_knows_more_than_the_statistics_gives_numbers() -> None:
     items, days = np.array([2, 2, 3], np.int32), DAY_S * np.array([0, 9, 9])
     state = repeat_history(items, days, np.array([0, 1, 1], np.int32)).after(1, 9 * DAY_S)
     assert np.isfinite(repeat_features([state], unknown, np.array([20 * DAY_S]))).all()
+
+
+def test_promotions_stand_behind_the_features() -> None:
+    made = [(1, 1_500_000_000, 0), (2, 1_500_400_000, 1)]
+    states = [states_of(made, 0, 1_500_000_000), states_of(made, 1, 1_500_400_000)]
+    offsets = np.zeros(N_ITEMS + 1, np.int64)
+    offsets[2:] = 1  # item 1 alone
+    one = Promotions(
+        offsets, np.array([10], np.int32), np.array([12], np.int32), np.array([[0.5, 2]], "f4")
+    )
+    now = np.array([1_500_400_000, 1_500_500_000])
+    alone = repeat_features(states, statistics(), now)
+    with_them = repeat_features(states, statistics(), now, one, np.array([13, 12]))
+    np.testing.assert_array_equal(with_them[:, :-2], alone)
+    np.testing.assert_array_equal(with_them[:, -2:], [[0, 0], [0.5, 2], [0, 0]])

@@ -82,6 +82,9 @@ def export(
             }
         )
         writer.write_request(request_weights(model, dataset).arrays())
+        if config.model.promotions:
+            today = int(history.calendar.fields(np.array([cut]))["day"][0])
+            writer.write_promotions(dataset.promotions.since(today))
         _write_content(writer.folder, model, dataset)
         frame = dataset.items_frame().drop("item_id")
         values = {name: frame[name].to_list() for name in frame.columns}

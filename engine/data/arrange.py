@@ -81,6 +81,33 @@ def _outcomes(shop: Shop) -> tuple[list[str], NDArray[np.bool_]]:
     return names, found.fill_null(False).to_numpy()
 
 
+class Announced(NamedTuple):
+    """Fields of `engine.promotions.Promotions`, and the names of the kinds."""
+
+    kinds: list[str]
+    offsets: NDArray[np.int64]
+    first_day: NDArray[np.int32]
+    last_day: NDArray[np.int32]
+    strength: NDArray[np.float32]
+
+
+def promotions(shop: Shop) -> Announced:
+    """What is promoted when, by item; none where the shop says nothing of it."""
+    item_ids = shop.items["item_id"].to_numpy()
+    table = shop.promotions
+    if table is None:
+        none = np.zeros(0, np.int32)
+        offsets = np.zeros(len(item_ids) + 1, np.int64)
+        return Announced([], offsets, none, none, np.zeros((0, 0), np.float32))
+    kinds = [name for name in table.columns if name not in ("item_id", "first_day", "last_day")]
+    place = np.searchsorted(item_ids, table["item_id"].to_numpy())
+    days = (table[name].to_physical().to_numpy() for name in ("first_day", "last_day"))
+    first_day, last_day = (day.astype(np.int32) for day in days)
+    offsets = np.searchsorted(place, np.arange(len(item_ids) + 1)).astype(np.int64)
+    strength = table.select(kinds).to_numpy().astype(np.float32)
+    return Announced(kinds, offsets, first_day, last_day, strength)
+
+
 def users(shop: Shop) -> pl.DataFrame:
     """One row for everyone with events, a profile or impressions, ascending by name."""
     named = [shop.events["user_id"], shop.users["user_id"]]

@@ -14,7 +14,8 @@ lie in the wheel. What must not be taken at face value, and what happens to it h
 - `retail_disc`, `coupon_disc` and `coupon_match_disc` are known after the purchase only: no file of
   inputs holds them. The shelf price, which adds them back, is a median over the year for filters
   only. Whether a coupon was redeemed is an outcome, for a ranker to learn.
-- Promotions are known before: a week's shares enter the calendar. 12,785 keys (product, store,
+- Promotions are known before: a week's shares enter the calendar, a product's share of the stores
+  its promotions. 12,785 keys (product, store,
   week) stand twice or more; they are united by OR. That a product was bought where and while it
   was promoted is an outcome too: in which store a household will shop is not known before.
 """
@@ -54,6 +55,7 @@ def write_complete_journey(out: Path) -> Path:
         "items": items_table(purchases),
         "users": users_table(),
         "calendar": calendar_table(),
+        "promotions": promotions_table(purchases["item_id"].unique()),
         "outcomes": with_promotion(purchases)
         .group_by("user_id", "item_id", "time")
         .agg(pl.col(outcomes).any())
@@ -186,6 +188,44 @@ def promotion_shares() -> pl.DataFrame:
             .collect()
         )
     return pl.concat(pieces).sort("week")
+
+
+def promotions_table(item_ids: pl.Series) -> pl.DataFrame:
+    """item_id, first_day, last_day, in_display, in_mailer: of a week and a product of `item_ids`
+    the shares of the stores with any promotion that promote it so."""
+    pieces = []
+    for weeks in _weeks():
+        promoted = (
+            _table("promotions")
+            .filter(weeks)
+            .with_columns(
+                in_display=pl.col("display_location") != "0",
+                in_mailer=pl.col("mailer_location") != "0",
+            )
+            .filter(pl.col("in_display") | pl.col("in_mailer"))
+            .group_by("week", "product_id", "store_id")
+            .agg(pl.col("in_display", "in_mailer").any())
+        )
+        stores = promoted.group_by("week").agg(stores=pl.col("store_id").n_unique())
+        pieces.append(
+            promoted.group_by("week", "product_id")
+            .agg(pl.col("in_display", "in_mailer").sum())
+            .join(stores, on="week")
+            .filter(pl.col("product_id").is_in(item_ids.implode()))
+            .collect()
+        )
+    monday = pl.lit(WEEK_2_START) + pl.duration(days=7 * (pl.col("week").cast(pl.Int64) - 2))
+    return (
+        pl.concat(pieces)
+        .select(
+            item_id="product_id",
+            first_day=monday,
+            last_day=monday + pl.duration(days=6),
+            in_display=pl.col("in_display") / pl.col("stores"),
+            in_mailer=pl.col("in_mailer") / pl.col("stores"),
+        )
+        .sort("item_id", "first_day")
+    )
 
 
 def _weeks() -> list[pl.Expr]:

@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from engine.errors import DataError
+from engine.promotions import Promotions
 
 if TYPE_CHECKING:
     import polars as pl
@@ -38,6 +39,7 @@ class DatasetMeta(BaseModel):
         outcomes: what may come of an event, known only afterwards.
         user_categorical: feature -> its values; the value at place i has code i + 1, 0 is unknown.
         first_day: day (days since 1970-01-01, local) of the first row of `signals`.
+        promotions: kinds of promotion.
         fingerprint: sha256 of the source files and of the settings of the preparation.
     """
 
@@ -54,6 +56,7 @@ class DatasetMeta(BaseModel):
     user_numeric: list[NumericFeature]
     signals: list[NumericFeature]
     first_day: int
+    promotions: list[str]
     text_model: str
     fingerprint: str
 
@@ -80,6 +83,8 @@ class Dataset:
         event_time: [E] int64 unix seconds.
         event_outcome: [E, L] bool, by `meta.outcomes`: labels of a ranker, never an input.
         signals: [days, S] float32 standardised, one row a local day from `meta.first_day`.
+        promotion_offsets, promotion_first_day, promotion_last_day, promotion_strength: the fields
+            of `engine.promotions.Promotions`, kinds by `meta.promotions`.
         impression_user: [P] int32. impression_time: [P] int64. impression_offsets: [P + 1] int64.
         impression_item: [R] int32. impression_clicked: [R] bool; one entry for each item shown.
         folder: where the dataset lies; None before it was saved.
@@ -103,12 +108,26 @@ class Dataset:
     event_session: NDArray[np.int32]
     event_outcome: NDArray[np.bool_]
     signals: NDArray[np.float32]
+    promotion_offsets: NDArray[np.int64]
+    promotion_first_day: NDArray[np.int32]
+    promotion_last_day: NDArray[np.int32]
+    promotion_strength: NDArray[np.float32]
     impression_user: NDArray[np.int32]
     impression_time: NDArray[np.int64]
     impression_offsets: NDArray[np.int64]
     impression_item: NDArray[np.int32]
     impression_clicked: NDArray[np.bool_]
     folder: Path | None = None
+
+    @property
+    def promotions(self) -> Promotions:
+        """What is announced, by item and day."""
+        return Promotions(
+            self.promotion_offsets,
+            self.promotion_first_day,
+            self.promotion_last_day,
+            self.promotion_strength,
+        )
 
     def save(self, folder: Path, items: pl.DataFrame) -> Dataset:
         """Writes the dataset; `meta.json` comes last, so that a folder with it is complete.

@@ -70,6 +70,10 @@ def generated_shop(
         event_session=session.astype(np.int32),
         event_outcome=np.zeros((counts.sum(), 0), np.bool_),
         signals=rng.standard_normal((_DAYS, 2)).astype(np.float32),
+        promotion_offsets=np.zeros(items + 1, np.int64),
+        promotion_first_day=np.zeros(0, np.int32),
+        promotion_last_day=np.zeros(0, np.int32),
+        promotion_strength=np.zeros((0, 0), np.float32),
         impression_user=np.zeros(0, np.int32),
         impression_time=np.zeros(0, np.int64),
         impression_offsets=np.zeros(1, np.int64),
@@ -102,6 +106,7 @@ def _meta(name: str) -> DatasetMeta:
         user_numeric=[NumericFeature(name="age", **unit)],
         signals=[NumericFeature(name=f"signal_{n}", **unit) for n in range(2)],
         first_day=_FIRST_DAY,
+        promotions=[],
         text_model="none",
         fingerprint=name,
     )

@@ -16,7 +16,7 @@ from .shop import FILES, Shop
 from .tags import MIN_ITEMS, item_tags
 from .text import Embedder, check_vectors
 
-_VERSION = 2  # of what this module makes from the same files and settings
+_VERSION = 3  # of what this module makes from the same files and settings
 
 
 def prepare(
@@ -60,6 +60,7 @@ def _build(
     categorical, user_categorical = arrange.categorical(users)
     numeric, user_numeric = arrange.numeric(users)
     signals, first_day, signal_rows = arrange.signals(shop.calendar)
+    promotions = arrange.promotions(shop)
     events = arrange.events(shop, users["user_id"], seed)
     pages = arrange.impressions(shop, users["user_id"])
     meta = DatasetMeta(
@@ -74,6 +75,7 @@ def _build(
         user_numeric=numeric,
         signals=signals,
         first_day=first_day,
+        promotions=promotions.kinds,
         text_model=embedder.name,
         fingerprint=fingerprint,
     )
@@ -96,6 +98,10 @@ def _build(
         event_session=events.session,
         event_outcome=events.outcome,
         signals=signal_rows,
+        promotion_offsets=promotions.offsets,
+        promotion_first_day=promotions.first_day,
+        promotion_last_day=promotions.last_day,
+        promotion_strength=promotions.strength,
         impression_user=pages.user,
         impression_time=pages.time,
         impression_offsets=pages.offsets,

@@ -13,6 +13,8 @@ items.parquet          item_id (unique), text, name, subclass (strings), [availa
 [impressions.parquet]  page_id, user_id, time (or order), item_id, shown, clicked (bool)
 [outcomes.parquet]     user_id, item_id, time (or order) of an event; each further bool column is an
                        outcome of it, known only afterwards: a label, never an input
+[promotions.parquet]   item_id, first_day, last_day (local dates, both included; an item's do not
+                       overlap); each further number column is a kind of promotion and its strength
 [shop.json]            name (default: the folder's), timezone (IANA, default UTC)
 
 A file in brackets may be missing, a column in brackets too. Where events have an order and no time,
@@ -37,8 +39,9 @@ from .schema import Column, Kind, checked, convert, is_text, read_parquet, refus
 
 EVENTS, ITEMS, USERS = "events.parquet", "items.parquet", "users.parquet"
 CALENDAR, IMPRESSIONS, OUTCOMES = "calendar.parquet", "impressions.parquet", "outcomes.parquet"
+PROMOTIONS = "promotions.parquet"
 SETTINGS = "shop.json"
-FILES = (EVENTS, ITEMS, USERS, CALENDAR, IMPRESSIONS, OUTCOMES, SETTINGS)
+FILES = (EVENTS, ITEMS, USERS, CALENDAR, IMPRESSIONS, OUTCOMES, PROMOTIONS, SETTINGS)
 DEFAULT_EVENT_TYPE = "purchase"
 _OPERATORS = ("and", "or", "not")
 
@@ -64,6 +67,7 @@ class Shop:
         calendar: date ascending without gaps, then Float64 signals; None where there is none.
         impressions: page_id, user_id, time, item_id, clicked of the items shown; None likewise.
         outcomes: user_id, item_id, time, each once, then Boolean outcomes; None likewise.
+        promotions: item_id, first_day, last_day, ascending, then Float64 kinds; None likewise.
     """
 
     settings: ShopSettings
@@ -74,6 +78,7 @@ class Shop:
     calendar: pl.DataFrame | None
     impressions: pl.DataFrame | None
     outcomes: pl.DataFrame | None
+    promotions: pl.DataFrame | None
 
     @staticmethod
     def read(folder: Path) -> Shop:
@@ -87,15 +92,21 @@ class Shop:
             if not has_time:
                 raise DataError(f"{CALENDAR}: expected events with a time, got events with order")
             calendar = _read_calendar(folder, events, Clock(settings.timezone))
-        impressions = outcomes = None
+        impressions = outcomes = promotions = None
         if (folder / IMPRESSIONS).exists():
             impressions = _read_impressions(folder, "time" if has_time else "order", items)
         if (folder / OUTCOMES).exists():
             outcomes = _read_outcomes(folder, "time" if has_time else "order", events)
+        if (folder / PROMOTIONS).exists():
+            if not has_time:
+                raise DataError(f"{PROMOTIONS}: expected events with a time, got events with order")
+            promotions = _read_promotions(folder, items)
         users = events.select("user_id").clear()
         if (folder / USERS).exists():
             users = _read_users(folder)
-        return Shop(settings, has_time, events, items, users, calendar, impressions, outcomes)
+        return Shop(
+            settings, has_time, events, items, users, calendar, impressions, outcomes, promotions
+        )
 
 
 def _read_settings(folder: Path) -> ShopSettings:
@@ -259,6 +270,26 @@ def _read_outcomes(folder: Path, clock: Kind, events: pl.DataFrame) -> pl.DataFr
     found = table.join(there, event, "left", maintain_order="left")["there"]
     refuse_where(found.is_null(), table["time"], OUTCOMES, clock, f"an event of {EVENTS}")
     return table.group_by(event).agg(pl.col(names).any())
+
+
+def _read_promotions(folder: Path, items: pl.DataFrame) -> pl.DataFrame:
+    frame = read_parquet(folder / PROMOTIONS)
+    fixed = [Column("item_id", "item"), Column("first_day", "date"), Column("last_day", "date")]
+    kinds = [name for name in frame.columns if name not in {column.name for column in fixed}]
+    if not kinds:
+        raise DataError(f"{PROMOTIONS}: expected a number column for each kind, got none")
+    spec = [*fixed, *(Column(name, "number") for name in kinds)]
+    table = pl.DataFrame(list(checked(frame, spec, PROMOTIONS, others=False).values()))
+    _refuse_unknown_items(table, items, PROMOTIONS)
+    ended = table["last_day"] < table["first_day"]
+    refuse_where(ended, table["last_day"], PROMOTIONS, "last_day", "the first day or a later one")
+    by_item = table.with_row_index("row").sort("item_id", "first_day")
+    before = by_item.select(pl.col("last_day").shift(1).over("item_id")).to_series()
+    overlaps = (by_item["first_day"] <= before).fill_null(False)
+    again = table.select(pl.int_range(pl.len()).is_in(by_item.filter(overlaps)["row"].implode()))
+    expected = "a day after the item's promotion before"
+    refuse_where(again.to_series(), table["first_day"], PROMOTIONS, "first_day", expected)
+    return by_item.drop("row")
 
 
 def _refuse_unknown_items(table: pl.DataFrame, items: pl.DataFrame, file: str) -> None:

@@ -25,6 +25,7 @@ def model_data(dataset: Dataset) -> ModelData:
         n_user_numeric=len(meta.user_numeric),
         n_event_types=len(meta.event_types),
         n_signals=len(meta.signals),
+        n_promotions=len(meta.promotions),
     )
 
 

@@ -18,11 +18,13 @@ class RepeatScorer(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, hidden: int) -> None:
+    def __init__(self, hidden: int, n_promotions: int) -> None:
+        """n_promotions: kinds of promotion, whose strengths follow the FEATURES."""
         super().__init__()
-        self.register_buffer("mean", torch.zeros(len(FEATURES)))
-        self.register_buffer("std", torch.ones(len(FEATURES)))
-        self.layer_in = nn.Linear(len(FEATURES), hidden)
+        n_features = len(FEATURES) + n_promotions
+        self.register_buffer("mean", torch.zeros(n_features))
+        self.register_buffer("std", torch.ones(n_features))
+        self.layer_in = nn.Linear(n_features, hidden)
         self.layer_middle = nn.Linear(hidden, hidden)
         self.layer_out = nn.Linear(hidden, HEADS)
         nn.init.zeros_(self.layer_out.weight)

@@ -25,7 +25,7 @@ class ModelData:
     Attributes:
         content: texts and tags of the catalogue.
         category_sizes: values of each user category, unknown included.
-        n_user_numeric, n_event_types, n_signals: counts.
+        n_user_numeric, n_event_types, n_signals, n_promotions: counts.
     """
 
     content: ItemContent
@@ -33,6 +33,7 @@ class ModelData:
     n_user_numeric: int
     n_event_types: int
     n_signals: int
+    n_promotions: int
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,9 @@ class Stars(nn.Module):
         # W_ctx: [e_time(t) ; log1p gap in days ; signals], from zero, one for both heads.
         self.context_weight = nn.Parameter(torch.zeros(d + 1 + data.n_signals, config.d_serve))
         self.auxiliary = nn.Linear(d, config.d_serve)
-        self.repeats = RepeatScorer(config.repeat_hidden)
+        self.repeats = RepeatScorer(
+            config.repeat_hidden, data.n_promotions if config.promotions else 0
+        )
         if not config.context:  # from zero, where it then stays
             for part in (self.hour, self.weekday, self.week, self.signal, self.context_weight):
                 part.requires_grad_(False)

@@ -34,6 +34,7 @@ class Moment(NamedTuple):
     hour: int
     weekday: int
     week: int
+    day: int
     signals: NDArray[np.float32]
 
 
@@ -163,8 +164,8 @@ class Resolver:
 
     def _moment_at(self, time: int) -> Moment:
         fields = self.calendar.fields(np.array(time))
-        hour, weekday, week = (int(fields[name]) for name in Moment._fields[:3])
-        return Moment(hour, weekday, week, self.calendar.signals_on(fields["day"]))
+        hour, weekday, week, day = (int(fields[name]) for name in Moment._fields[:4])
+        return Moment(hour, weekday, week, day, self.calendar.signals_on(fields["day"]))
 
     def _signals(
         self, request: Request, time: int, known: NDArray[np.float32]

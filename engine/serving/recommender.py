@@ -87,6 +87,7 @@ class Recommender:
         self._resolver = Resolver(bundle, self.catalogue, self.weights, source)
         self.calendar = self._resolver.calendar
         self._repeats = bool(manifest.model["repeats"])
+        self._promotions = bundle.promotions
         self._options = options
         n_items, dim = self.catalogue.candidates.shape
         self._search_by = choose_index(options.index, n_items, dim)
@@ -340,7 +341,10 @@ class Recommender:
         times = np.array([query.time for query in with_items])
         if not self.calendar.has_time:
             times = np.zeros_like(times)
-        features = repeat_features([q.state for q in with_items], self.catalogue.statistics, times)
+        days = np.array([query.moment.day for query in with_items])
+        features = repeat_features(
+            [q.state for q in with_items], self.catalogue.statistics, times, self._promotions, days
+        )
         scores = self.weights.repeat_scores(features)
         start = 0
         for query in with_items:

@@ -107,6 +107,7 @@ class Batches:
         self._past, self._config = past, config
         self._rank, self._world = rank, world
         self._sampler = CandidateSampler(past, config.train)
+        self._promotions = past.dataset.promotions if config.model.promotions else None
         self._pages = page_negatives(past, config.train.page_negatives)
         trained = [u for u, starts in enumerate(past.session_start) if len(starts) > 2]
         if not trained:
@@ -190,7 +191,11 @@ class Batches:
         pages = Pairs.of([self._pages.get(key, _NONE) for key in zip(user, session, strict=True)])
         bought = [state.item for state in states] or [_NOTHING] * len(user)
         drawn = self._sampler.draw(bought, following, general, pages, rng)
-        features = repeat_features(states, past.statistics, request["time"][: len(states)])
+        n_states = len(states)
+        features = repeat_features(
+            states, past.statistics, request["time"][:n_states],
+            self._promotions, request["day"][:n_states],
+        )  # fmt: skip
 
         item, place = np.unique(
             np.concatenate([past.item[at][valid], drawn.item, drawn.shared]), return_inverse=True
@@ -241,7 +246,7 @@ class Batches:
             "time": time,
             "signals": past.calendar.signals_on(fields["day"]),
             "gap_days": past.calendar.gap_days(time, last),
-            **{name: fields[name] for name in ("hour", "weekday", "week")},
+            **{name: fields[name] for name in ("hour", "weekday", "week", "day")},
         }
 
     def _targets(

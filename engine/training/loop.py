@@ -22,7 +22,6 @@ from engine.data.dataset import Dataset
 from engine.errors import ConfigError
 from engine.model.build import build_model
 from engine.model.stars import Stars
-from engine.repeats import FEATURES
 
 from . import checkpoint
 from .average import WeightAverage
@@ -248,7 +247,6 @@ def _standardise_repeats(model: Stars, history: Past, config: Config) -> None:
     """Fixes the scale of the repeat features from the first batch of a fixed draw."""
     sample = next(Batches(history, config).epoch(0)).candidates.features
     if len(sample) > 1:
-        assert sample.shape[1] == len(FEATURES)
         model.repeats.standardise(sample)
 
 

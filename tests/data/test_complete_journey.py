@@ -14,6 +14,7 @@ from engine.data.complete_journey import (
     QUANTITY_MAX,
     TIMEZONE,
     WEEK_2_START,
+    _table,
     read_purchases,
     write_complete_journey,
 )
@@ -180,8 +181,26 @@ def test_nothing_known_after_the_purchase_is_an_input(shop: Path) -> None:
             "date", "campaigns_a", "campaigns_b", "campaigns_c", "holiday", "in_display",
             "in_mailer",
         ],
+        "promotions.parquet": ["item_id", "first_day", "last_day", "in_display", "in_mailer"],
         "outcomes.parquet": ["user_id", "item_id", "time", "promotion", "coupon"],
     }  # fmt: skip
+
+
+def test_promotions_are_a_week_s_shares_of_the_stores(shop: Path) -> None:
+    found = pl.read_parquet(shop / "promotions.parquet")
+    assert found["first_day"].dt.weekday().unique().to_list() == [1]
+    assert (found["last_day"] - found["first_day"]).dt.total_days().unique().to_list() == [6]
+    row = found.sort("in_mailer", "item_id").row(-1, named=True)
+    week = 2 + (row["first_day"] - date(2017, 1, 2)).days // 7
+    of_week = _table("promotions").filter(week=week).collect()
+    of_week = of_week.filter(
+        (pl.col("display_location") != "0") | (pl.col("mailer_location") != "0")
+    )
+    own = of_week.filter(product_id=row["item_id"])
+    n_stores = of_week["store_id"].n_unique()
+    for name in ("display", "mailer"):
+        stores = own.filter(pl.col(f"{name}_location") != "0")["store_id"].n_unique()
+        assert row[f"in_{name}"] == pytest.approx(stores / n_stores)
 
 
 def test_outcomes_are_what_was_promoted_there_and_bought_with_a_coupon(

@@ -1,3 +1,4 @@
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -238,3 +239,19 @@ def test_what_came_of_any_row_came_of_the_event(tmp_path: Path) -> None:
     assert {(int(u), int(item)): tuple(came.tolist()) for u, item, came in rows} == {
         (0, 10): (True, True), (0, 0): (False, False), (1, 10): (False, True),
     }  # fmt: skip
+
+
+def test_promotions_are_found_by_item_and_day(tmp_path: Path) -> None:
+    source = shop(tmp_path / "shop", [("u", 10, MIDNIGHT)])
+    pl.DataFrame(
+        [(10, date(2024, 2, 1), date(2024, 2, 3), 0.5),
+         (0, date(2024, 1, 1), date(2024, 1, 1), 1.0),
+         (10, date(2024, 1, 5), date(2024, 1, 6), 0.25)],
+        schema=["item_id", "first_day", "last_day", "mailer"], orient="row",
+    ).write_parquet(source / "promotions.parquet")  # fmt: skip
+    dataset = prepare(source, tmp_path / "out", embedder=HashedWords())
+    assert dataset.meta.promotions == ["mailer"]
+    items = np.searchsorted(dataset.item_ids, [10, 10, 10, 10, 0]).astype(np.int32)
+    days = [(2, 1), (2, 4), (1, 6), (1, 7), (1, 1)]
+    since = np.array([(date(2024, *day) - date(1970, 1, 1)).days for day in days])
+    assert dataset.promotions.at(items, since)[:, 0].tolist() == [0.5, 0, 0.25, 0, 1]

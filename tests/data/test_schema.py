@@ -21,9 +21,10 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tmp_path_factory.mktemp("schema") / "shop",
         users=6,
         items=20,
-        days=20,
+        days=60,
         impressions=True,
         outcomes=True,
+        promotions=True,
     )
 
 
@@ -117,6 +118,12 @@ BROKEN: list[tuple[str, Change, str]] = [
     ("outcomes", drop("promoted", "coupon"), "outcomes.parquet: expected a bool column for each outcome, got none"),
     ("outcomes", add(spent=1.5), "outcomes.parquet column spent: expected a bool, got Float64"),
     ("outcomes", put("coupon", 2, None), "outcomes.parquet row 2 column coupon: expected a bool, got None"),
+    ("promotions", drop("last_day"), "promotions.parquet column last_day: expected a date, got no such"),
+    ("promotions", drop("offer"), "promotions.parquet: expected a number column for each kind, got none"),
+    ("promotions", put("offer", 1, None), "promotions.parquet row 1 column offer: expected a number, got None"),
+    ("promotions", put("item_id", 1, 5), "promotions.parquet row 1 column item_id: expected an item of items.parquet, got 5"),
+    ("promotions", put("last_day", 1, date(2024, 1, 1)), "promotions.parquet row 1 column last_day: expected the first day or a later one, got "),
+    ("promotions", put("first_day", 1, date(2024, 1, 28)), "promotions.parquet row 1 column first_day: expected a day after the item's promotion before, got "),
     ("outcomes", put("item_id", 4, 5), "outcomes.parquet row 4 column time: expected an event of events.parquet, got "),
     ("impressions", drop("shown"), "impressions.parquet column shown: expected a bool, got no such"),
     ("impressions", cast("shown", pl.Int8), "impressions.parquet column shown: expected a bool, got Int8"),
@@ -185,6 +192,7 @@ def test_optional_files_and_columns_have_defaults(shop: Path) -> None:
         "calendar.parquet",
         "impressions.parquet",
         "outcomes.parquet",
+        "promotions.parquet",
         "shop.json",
     ):
         (shop / name).unlink()
@@ -194,6 +202,7 @@ def test_optional_files_and_columns_have_defaults(shop: Path) -> None:
     assert read.events["event_type"].unique().to_list() == ["purchase"]
     assert read.users.columns == ["user_id"]
     assert (read.calendar, read.impressions, read.outcomes) == (None, None, None)
+    assert read.promotions is None
 
 
 @pytest.mark.parametrize("unit", ["ms", "us", "ns"])

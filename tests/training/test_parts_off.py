@@ -75,6 +75,6 @@ def test_context_that_is_not_there_cannot_be_trained_alone(tmp_path: Path) -> No
     shop, config = tiny_shop(), tiny_config(epochs=0.5, context=False)
     cut = cut_of(shop, 0.8)
     loop.train(shop, cut, config, tmp_path / "run", quiet=True)
+    start, names = tmp_path / "run" / loop.WEIGHTS_FILE, [s.name for s in shop.meta.signals]
     with pytest.raises(ConfigError, match="context: expected a model that has it"):
-        start, names = tmp_path / "run" / loop.WEIGHTS_FILE, [s.name for s in shop.meta.signals]
         loop.train(shop, cut, config, tmp_path / "next", True, start, names)

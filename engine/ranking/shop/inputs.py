@@ -69,7 +69,7 @@ class ItemSide:
         for row, (query, own) in enumerate(zip(queries, places, strict=True)):
             _fill(
                 features[row], items[row], subclass[row], own, query.vectors, query.state.item,
-                query.repeat_logits, query.repeat_features, catalogue.candidates, self._bias,
+                query.repeat_logits, _of_repeats(query), catalogue.candidates, self._bias,
                 self._features, catalogue.statistics.subclass,
             )  # fmt: skip
         return Inputs(
@@ -80,6 +80,12 @@ class ItemSide:
             subclass=subclass,
             features=features,
         )
+
+
+def _of_repeats(query: "Query") -> Floats:
+    """[m, F] the REPEAT_FEATURES; a shop's promotions, which stand behind them, are not the
+    ranker's."""
+    return np.ascontiguousarray(query.repeat_features[:, : len(REPEAT_FEATURES)])
 
 
 def _item_features(statistics: RepeatItemStatistics, log_p: Floats) -> Floats:
