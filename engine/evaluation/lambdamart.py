@@ -8,47 +8,19 @@ from typing import Any
 import lightgbm as lgb
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
 
 from engine.data.clock import Clock
 from engine.data.dataset import Dataset
 from engine.errors import ConfigError
 
 from . import lambdamart_features, lambdamart_promotions, lambdamart_walk
+from .lambdamart_config import LambdaMartConfig
 from .lambdamart_features import Candidates, candidates
 from .lambdamart_promotions import Promotions
 from .lambdamart_shop import Events, Shop
 from .protocol import WINDOW_DAYS, Task, next_session
 
 K = 10
-
-
-class LambdaMartConfig(BaseModel):
-    """Examples, candidates and trees.
-
-    The defaults have the best NDCG@10, in the mean over the two cuts before the test, of
-    benchmarks/results/lambdamart_tuning.jsonl.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    event_types: tuple[str, ...] = Field(default=("purchase",), min_length=1)
-    example_cuts: int = Field(default=4, ge=1, description="earlier cuts that examples follow")
-    step_days: int = Field(default=28, ge=1, description="from one of them to the one before")
-    own: int = Field(default=100, ge=1, description="most of a user's own items")
-    popular: int = Field(default=50, ge=1, description="most bought items of the last 28 days")
-    subclasses: int = Field(default=10, ge=0, description="of a user whose best sellers are asked")
-    per_subclass: int = Field(default=1, ge=1)
-    rounds: int = Field(default=90, ge=1)
-    learning_rate: float = Field(default=0.12, gt=0)
-    num_leaves: int = Field(default=15, ge=2)
-    min_data_in_leaf: int = Field(default=100, ge=1)
-    feature_fraction: float = Field(default=0.4, gt=0, le=1)
-    bagging_fraction: float = Field(default=1.0, gt=0, le=1, description="of requests, a tree")
-    lambda_l2: float = Field(default=1.0, ge=0)
-    truncation: int = Field(default=20, ge=1, description="ranks that pairs are made of")
-    max_bin: int = Field(default=63, ge=2)
-    seed: int = Field(default=0, ge=0)
 
 
 def feature_names(dataset: Dataset, promotions: Promotions | None) -> list[str]:
@@ -173,6 +145,30 @@ def _check(dataset: Dataset, promotions: Promotions | None) -> None:
         )
 
 
+def trained(
+    dataset: Dataset,
+    events: Events,
+    cut: int,
+    config: LambdaMartConfig,
+    promotions: Promotions | None,
+    threads: int,
+) -> tuple[lgb.Booster, dict[str, Any]]:
+    """Trees of what came before `cut`; examples (candidates trained on), importance (feature ->
+    gain). Arguments as of `lambdamart_lists`, which says what is raised."""
+    _check(dataset, promotions)
+    examples = []
+    for earlier in example_tasks(dataset, cut, config):
+        found = collect(dataset, events, earlier, config, promotions)
+        examples.append((found, labels(found, earlier, events.n_items)))
+    names = feature_names(dataset, promotions)
+    trees = train(examples, names, config, threads)
+    gain = trees.feature_importance("gain").tolist()
+    return trees, {
+        "examples": sum(len(label) for _, label in examples),
+        "importance": dict(sorted(zip(names, gain, strict=True), key=lambda pair: -pair[1])),
+    }
+
+
 def lambdamart_lists(
     dataset: Dataset,
     task: Task,
@@ -194,22 +190,9 @@ def lambdamart_lists(
         ConfigError: the data has no time, the promotions are of another catalogue, or there is
             nothing to learn from before the cut.
     """
-    _check(dataset, promotions)
     began = time.perf_counter()
     events = Events(dataset, config.event_types)
-    examples = []
-    for earlier in example_tasks(dataset, task.cut, config):
-        found = collect(dataset, events, earlier, config, promotions)
-        examples.append((found, labels(found, earlier, events.n_items)))
-    names = feature_names(dataset, promotions)
-    n_examples = sum(len(label) for _, label in examples)
-    trees = train(examples, names, config, threads)
-    examples.clear()
+    trees, info = trained(dataset, events, task.cut, config, promotions, threads)
     asked = collect(dataset, events, task, config, promotions)
     scores = np.asarray(trees.predict(asked.rows, num_threads=threads))
-    gain = trees.feature_importance("gain").tolist()
-    return best(asked, scores), {
-        "minutes": (time.perf_counter() - began) / 60,
-        "examples": n_examples,
-        "importance": dict(sorted(zip(names, gain, strict=True), key=lambda pair: -pair[1])),
-    }
+    return best(asked, scores), {"minutes": (time.perf_counter() - began) / 60, **info}

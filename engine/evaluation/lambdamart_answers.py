@@ -5,22 +5,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import lightgbm as lgb
 import numpy as np
 from numpy.typing import NDArray
 
 from engine.data.dataset import Dataset
 
 from .candidate_sets import CandidateSets
-from .lambdamart import (
-    LambdaMartConfig,
-    best,
-    collect,
-    example_tasks,
-    feature_names,
-    labels,
-    train,
-)
+from .lambdamart import K, best, collect, trained
+from .lambdamart_config import LambdaMartConfig
 from .lambdamart_features import Candidates, candidates
 from .lambdamart_promotions import Promotions
 from .lambdamart_shop import Events, Shop
@@ -66,11 +58,11 @@ def lambdamart_answers(
     """
     began = time.perf_counter()
     events = Events(dataset, config.event_types)
-    trees, info = _trained(dataset, events, task.cut, config, promotions, threads)
+    trees, info = trained(dataset, events, task.cut, config, promotions, threads)
 
     def ordered(found: Candidates) -> NDArray[np.int64]:
         if not len(found.items):
-            return np.full((len(found.sizes), 10), -1, np.int64)
+            return np.full((len(found.sizes), K), -1, np.int64)
         return best(found, np.asarray(trees.predict(found.rows, num_threads=threads)))
 
     asked = collect(dataset, events, task, config, promotions)
@@ -81,28 +73,6 @@ def lambdamart_answers(
         for name, own in sets.items()
     }
     return LambdaMartAnswers(lists, new, of_sets, info)
-
-
-def _trained(
-    dataset: Dataset,
-    events: Events,
-    cut: int,
-    config: LambdaMartConfig,
-    promotions: Promotions | None,
-    threads: int,
-) -> tuple[lgb.Booster, dict[str, Any]]:
-    """The trees, and examples and importance."""
-    examples = []
-    for earlier in example_tasks(dataset, cut, config):
-        found = collect(dataset, events, earlier, config, promotions)
-        examples.append((found, labels(found, earlier, events.n_items)))
-    names = feature_names(dataset, promotions)
-    trees = train(examples, names, config, threads)
-    gain = trees.feature_importance("gain").tolist()
-    return trees, {
-        "examples": sum(len(label) for _, label in examples),
-        "importance": dict(sorted(zip(names, gain, strict=True), key=lambda pair: -pair[1])),
-    }
 
 
 def without_history(found: Candidates, dataset: Dataset, cut: int) -> Candidates:

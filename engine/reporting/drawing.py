@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 INK, FAINT = "#1f2937", "#cbd5e1"
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text, in the page's font
+    "svg.hashsalt": "stars",  # the same chart is the same text
     "font.size": 10,
     "text.color": INK,
     "axes.edgecolor": FAINT,

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from engine.config import Config, load_config, read_toml
 from engine.errors import ConfigError
-from engine.evaluation.lambdamart import LambdaMartConfig
+from engine.evaluation.lambdamart_config import LambdaMartConfig
 
 FULL, PRIOR = "full", "prior_trained"
 PRIOR_LAMBDA = 0.3
@@ -21,6 +21,7 @@ VARIANTS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "no_context": {"model": {"context": False}},
     "no_user": {"model": {"user": False}},
     "no_repeats": {"model": {"repeats": False}},
+    "no_promotions": {"model": {"promotions": False}},
     PRIOR: {"train": {"lambda_train": PRIOR_LAMBDA}},
     "no_subclass_negatives": {"train": {"subclass_negatives": 0}},
     "no_delta": {"train": {"delta_lr_scale": 0.0}},
