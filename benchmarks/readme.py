@@ -1,8 +1,8 @@
 """Writes the READMEs' tables from stored results: `python -m benchmarks.readme [REPORT]`.
 
-REPORT, a report.json of `make demo` or of `stars rank report`, is stored first; `stars kernels
-report` writes the kernels' result in its place itself. Each table stands between two markers,
-`<!-- table:NAME -->` and `<!-- end -->`.
+REPORT, a report.json of `make demo`, `stars rank report` or `stars report`, is stored first; `stars
+kernels report` writes the kernels' result in its place itself. Each table stands between two
+markers, `<!-- table:NAME -->` and `<!-- end -->`.
 """
 
 import json
@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from . import amazon_tables, compile_tables, device_tables, rank_tables
+from . import amazon_tables, compile_tables, device_tables, quality_tables, rank_tables
 
 ROOT = Path(__file__).resolve().parents[1]
 README, KERNELS_README = ROOT / "README.md", ROOT / "kernels" / "README.md"
@@ -240,6 +240,17 @@ _OF_LINES = (
 )  # fmt: skip
 
 
+def add_quality() -> None:
+    """Adds the tables of `stars report`, where its result is stored."""
+    result = quality_tables.RESULT
+    if result.exists():
+        own = {name: (result, table) for name, table in quality_tables.TABLES.items()}
+        TABLES[quality_tables.README] = own
+
+
+add_quality()
+
+
 def rendered(path: Path) -> str:
     """A README's text with its tables made anew."""
     readme = path.read_text()
@@ -271,7 +282,13 @@ def store(report: Path) -> None:
 if __name__ == "__main__":
     if sys.argv[1:]:
         given = Path(sys.argv[1])
-        is_rank = "harmonrank" in json.loads(given.read_text())
-        (rank_tables.store if is_rank else store)(given)
+        found = json.loads(given.read_text())
+        keep = store
+        if "harmonrank" in found:
+            keep = rank_tables.store
+        elif "complete_journey" in found:
+            keep = quality_tables.store
+        keep(given)
+        add_quality()
     for path in TABLES:
         path.write_text(rendered(path))

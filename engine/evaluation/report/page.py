@@ -15,14 +15,19 @@ _INTRO = (
 
 def quality_page(report: Row) -> str:
     """The report as HTML."""
-    sections: list[Section] = []
+    return page("recommendation quality", _INTRO, sections(report), report)
+
+
+def sections(report: Row) -> list[Section]:
+    """What the report says, of what it has."""
+    found: list[Section] = []
     shop = report.get("complete_journey")
     if shop is not None:
         parts = (
             main_table, rolling, discovery, ablation, by_candidates, by_category, households, cold,
             prior, drift,
         )  # fmt: skip
-        sections += [part(shop) for part in parts]
+        found += [part(shop) for part in parts]
     if "amazon_beauty" in report:
-        sections.append(amazon(report["amazon_beauty"]))
-    return page("recommendation quality", _INTRO, sections, report)
+        found.append(amazon(report["amazon_beauty"]))
+    return found
