@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from .drawing import INK, drawn
 
@@ -73,6 +73,8 @@ def curves(
             axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=14))
             axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.12g}"))
             axes.xaxis.set_minor_locator(NullLocator())
+        elif all(float(p.at).is_integer() for points in lines.values() for p in points):
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set(title=title, xlabel=x, ylabel=y)
         if len(lines) > 1:
             axes.legend(fontsize=9)

@@ -41,7 +41,7 @@ p { margin: 4px 0 12px; color: var(--soft); max-width: 76ch; }
 nav { display: flex; flex-wrap: wrap; gap: 6px 14px; margin: 14px 0 0; font-size: 14px; }
 a { color: var(--gain); text-decoration: none; }
 .charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 440px), 1fr));
-  gap: 14px; align-items: start; margin-top: 14px; }
+  gap: 14px; align-items: start; margin: 14px 0; }
 .card { background: #fff; border: 1px solid var(--line); border-radius: 10px; padding: 12px;
   min-width: 0; }
 .card svg { display: block; width: 100%; height: auto; font-family: inherit; }
@@ -54,6 +54,7 @@ th, td { padding: 5px 8px; text-align: right; white-space: nowrap;
 th { color: var(--soft); font-weight: 600; }
 .name { text-align: left; }
 tr:last-child td { border-bottom: 0; }
+@media (max-width: 640px) { td.name { white-space: normal; } }
 .clear { font-weight: 700; }
 .holds { color: var(--gain); font-weight: 600; }
 .does-not-hold { color: var(--loss); font-weight: 600; }

@@ -7,9 +7,9 @@ from .page_parts import amazon, by_candidates, by_category, cold, drift, househo
 from .page_tables import ablation, discovery, main_table, rolling
 
 _INTRO = (
-    "Every list was answered by the path that serves it, from the whole catalogue, for each"
-    " household's first session after a cut. Intervals are 95 %, by bootstrap over households;"
-    " differences are of the same requests, bold where clear of zero."
+    "What does a household buy first after a cut? STARS answers by the path that serves it, its"
+    " rivals from the same past, all from the whole catalogue. Intervals are 95 %, by bootstrap"
+    " over households; differences are of the same requests, bold where clear of zero."
 )
 
 

@@ -72,8 +72,9 @@ def by_category(shop: Row) -> Section:
         f"Share of a category's bought items that stand in the ten; categories of at least "
         f"{found['least_targets']} bought items.",
         tables=[
-            Table("Best ten", columns, rows("best")),
-            Table("Worst ten", columns, rows("worst")),
+            Table(f"{which.title()} for STARS", columns, rows(which))
+            for which in ("best", "worst")
+            if found[which]
         ],
     )
 
@@ -136,7 +137,8 @@ def cold(shop: Row) -> Section:
         [Cell(named(name)), Cell(f"{of['mean']:.4f} [{of['ci'][0]:.4f}, {of['ci'][1]:.4f}]")]
         for name, of in found["recall@10"].items()
     ]
-    rows.append([Cell("ten drawn at random"), Cell(f"{found['chance']:.4f}")])
+    if rows:
+        rows.append([Cell("ten drawn at random"), Cell(f"{found['chance']:.4f}")])
     claims = []
     if "full_minus_three_times" in found:
         text = "Text and tags triple the recall of items that training never saw"
@@ -150,7 +152,7 @@ def cold(shop: Row) -> Section:
         f"items that appeared since: {found['bought']:,} first purchases of {found['requests']:,} "
         "households. Δ of such an item is 0: its text and tags alone tell.",
         claims,
-        tables=[Table("", ("model", "R@10"), rows)],
+        tables=[Table("", ("model", "R@10"), rows)] if rows else [],
     )
 
 

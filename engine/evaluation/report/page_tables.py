@@ -15,6 +15,7 @@ NAMES = {
     "sasrec": "SASRec",
     "bert4rec": "BERT4Rec",
     "upcf": "UP-CF",
+    "no_text_no_tags": "no text, no tags",
     "stars": "STARS",
     "stars_no_text": "STARS without text, tags",
     "stars_model_alone": "STARS, the model alone",
@@ -57,7 +58,7 @@ def methods_table(title: str, rows: Mapping[str, Row]) -> Table:
 
 def differences_table(title: str, of: Mapping[str, Mapping[str, Row]]) -> Table:
     """One row a pair."""
-    measures = ("recall@10", "ndcg@10", "hit@5", "hit@10")
+    measures = ("recall@10", "ndcg@10", "hit@5")
     return Table(
         title,
         ("ours", "minus", *(MEASURES[measure] for measure in measures)),
@@ -76,13 +77,11 @@ def differences_table(title: str, of: Mapping[str, Mapping[str, Row]]) -> Table:
 
 def main_table(shop: Row) -> Section:
     """Every method at the final cut, and the targets."""
-    best_r = max(shop["table"][name]["recall@10"] for name in OURS)
-    best_n = max(shop["table"][name]["ndcg@10"] for name in OURS)
     covered = {name: shop["table"][name]["coverage@10"] for name in shop["table"]}
     lists = max(covered["next"], covered["general"])
     claims = [
-        reached("R@10 of .150 at the final cut", best_r, R_FINAL),
-        reached("NDCG@10 of .218 at the final cut", best_n, NDCG_FINAL),
+        _headline(shop["seeds"], "recall@10", R_FINAL),
+        _headline(shop["seeds"], "ndcg@10", NDCG_FINAL),
         above("Round robin covers more than either list", covered["round_robin"], lists),
     ]
     if "lambdamart" in covered:
@@ -113,6 +112,16 @@ def main_table(shop: Row) -> Section:
         claims,
         [chart],
         [methods_table("", shop["table"]), seeds],
+    )
+
+
+def _headline(seeds: Row, measure: str, target: float) -> Claim:
+    """The better of our lists, in the mean over the seeds."""
+    best = max(OURS, key=lambda name: float(seeds[name]["mean"][measure]))
+    value, n = seeds[best]["mean"][measure], len(seeds[best]["runs"])
+    found = reached(f"{MEASURES[measure]} of {target:.3f} at the final cut", value, target)
+    return Claim(
+        found.text, f"{found.found}: {named(best)}, {n} seed{'s' * (n > 1)}", found.verdict
     )
 
 
