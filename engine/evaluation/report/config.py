@@ -40,6 +40,7 @@ class ReportConfig(BaseModel):
     cuts: int = Field(default=5, ge=2, description="of 28 days each, the final one among them")
     seeds: int = Field(default=3, ge=1, description="of the full model on the final cut")
     peer_minutes: float = Field(default=10.0, gt=0, description="most minutes of a peer's training")
+    amazon_minutes: float = Field(default=5.0, gt=0, description="the same on Amazon's reviews")
     lambdas: tuple[float, ...] = (0.0, 0.01, 0.03, 0.1, 0.3, 0.5, 1.0)
     known_sessions: tuple[int, ...] = (1, 2, 5, 10)
     drift_weeks: int = Field(default=16, ge=1)

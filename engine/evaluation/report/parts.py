@@ -163,7 +163,7 @@ def _amazon_parts(source: Path, work: Path, config: ReportConfig) -> list[Part]:
         for name, without in variants.items()
     ]
     for name in NAMES:
-        decisive = (REVIEWS[name].model_dump_json(), config.peer_minutes)
+        decisive = (REVIEWS[name].model_dump_json(), config.amazon_minutes)
         make = partial(amazon_peer, source, work, config, name)
         found.append(made(f"amazon.{name}", "peer", decisive, make))
     return found

@@ -99,7 +99,7 @@ def amazon_peer(source: Path, work: Path, config: ReportConfig, name: Name) -> d
             folder,
             protocol=protocol,
             epochs=epochs,
-            minutes=config.peer_minutes,
+            minutes=config.amazon_minutes,
             threads=torch.get_num_threads(),
         )
 
