@@ -403,6 +403,9 @@ def report(
     only: Annotated[
         str, typer.Option(help="beginnings of names of parts: compute these, no report yet")
     ] = "",
+    as_is: Annotated[
+        bool, typer.Option("--as-is", help="compute nothing: a report of the parts that are there")
+    ] = False,
     workers: Annotated[int, typer.Option(min=1, help="processes")] = 2,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of each")] = 1,
 ) -> None:
@@ -417,6 +420,7 @@ def report(
         from_results,
         config=load_report_config(config),
         only=[name for name in only.split(",") if name],
+        as_is=as_is,
         workers=workers,
         threads=threads,
     )

@@ -18,6 +18,10 @@ from .lambdamart_promotions import Promotions
 from .lambdamart_shop import Events, Shop
 from .protocol import Task
 
+# Of new items the history gives none: a wider pool finds more of them, .0180 against .0138 of R@10
+# on the validation cut; a still wider one (500, 50, 5) .0177.
+_NEW_POOL = {"popular": 200, "subclasses": 30, "per_subclass": 2}
+
 
 @dataclass(frozen=True)
 class LambdaMartAnswers:
@@ -25,7 +29,7 @@ class LambdaMartAnswers:
 
     Attributes:
         lists: [Q, 10] of the whole catalogue.
-        discovery: [Q, 10] of what the user's events before the cut do not hold.
+        discovery: [Q, 10] of what the user's events before the cut do not hold, from a wider pool.
         sets: name -> [R, 10] of the given sets.
         info: minutes, examples (candidates trained on), importance (feature -> gain).
     """
@@ -66,7 +70,8 @@ def lambdamart_answers(
         return best(found, np.asarray(trees.predict(found.rows, num_threads=threads)))
 
     asked = collect(dataset, events, task, config, promotions)
-    lists, new = ordered(asked), ordered(without_history(asked, dataset, task.cut))
+    wider = collect(dataset, events, task, config.model_copy(update=_NEW_POOL), promotions)
+    lists, new = ordered(asked), ordered(without_history(wider, dataset, task.cut))
     info["minutes"] = (time.perf_counter() - began) / 60
     of_sets = {
         name: ordered(given_candidates(dataset, events, task, own, promotions))

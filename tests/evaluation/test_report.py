@@ -1,6 +1,7 @@
 """`stars report` on the generated shop: its JSON, its parts that are kept, its page."""
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -89,7 +90,7 @@ def reviewed(
     return answered(lists, lists)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def patched() -> Iterator[None]:
     """Parts in this process; one trace of the encoder for all models, whose shapes are the same."""
     graphs: dict[str, bytes] = {}
@@ -115,7 +116,7 @@ def patched() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def ran(patched: None, tmp_path_factory: pytest.TempPathFactory) -> Ran:
     """LambdaMART's parts alone, then the whole report."""
     folder = tmp_path_factory.mktemp("report")
@@ -248,7 +249,8 @@ def test_without_any_rival_the_report_is_made(ran: Ran, monkeypatch: pytest.Monk
         ({"drift_users": 9}, {"stars.full.cut1.seed0"}),
         ({"candidates_seed": 1}, {SHOP, "lambdamart.cut0"}),
         ({"lambdamart": LambdaMartConfig(rounds=4)}, {"lambdamart.cut0", "lambdamart.cut1"}),
-        ({"peer_minutes": 3.0}, {"upcf.cut0", "amazon.upcf"}),
+        ({"peer_minutes": 3.0}, {"upcf.cut0"}),
+        ({"amazon_minutes": 3.0}, {"amazon.upcf"}),
         ({"seeds": 3}, {"stars.full.cut0.seed2"}),
     ],
 )
@@ -310,3 +312,27 @@ def test_a_variant_changes_what_its_name_says(tmp_path: Path) -> None:
     assert not base.variant("no_text_no_tags", 0).model.text
     assert base.variant("prior_trained", 0).train.lambda_train == 0.3
     assert base.variant("full", 0).model == base.stars.model
+
+
+def test_a_report_of_what_is_there_says_what_is_not(ran: Ran, tmp_path: Path) -> None:
+    shutil.copytree(ran.out / "parts", tmp_path / "parts")
+    for name in (
+        "stars.full.cut1.seed0",
+        "stars.full.cut0.seed1",
+        "stars.prior_trained.cut0.seed0",
+    ):
+        (tmp_path / "parts" / f"{name}.json").unlink()
+    found = main_report(
+        tmp_path, ran.data, ran.amazon, config=ran.config, as_is=True, say=lambda _: None
+    )
+    assert found is not None
+    shop = found["complete_journey"]
+    assert len(shop["cuts"]) == len(shop["seeds"]["next"]["runs"]) == 1
+    assert {"drift", "earlier_cuts"}.isdisjoint(shop | shop["differences"])
+    assert "prior_trained_and_served" not in shop["ablation"]
+    assert "stars.full.cut1.seed0: not computed yet" in found["left_out"]
+    assert shop["table"] == ran.report["complete_journey"]["table"]
+    assert "not computed yet" in (tmp_path / "report.html").read_text()
+    (tmp_path / "parts" / f"{SHOP}.json").unlink()
+    with pytest.raises(ConfigError, match=r"--as-is: expected the part stars.full.cut0.seed0"):
+        main_report(tmp_path, ran.data, config=ran.config, as_is=True)

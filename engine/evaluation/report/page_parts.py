@@ -195,6 +195,10 @@ def prior(shop: Row) -> Section:
 
 def drift(shop: Row) -> Section:
     """Vectors over the weeks."""
+    title = "Drift"
+    asked = "Cosine of a household's vectors to those at the end of training, as its history grows."
+    if "drift" not in shop:
+        return Section(title, asked, missing="drift")
     found = shop["drift"]
     lines = {
         named(name): [
@@ -213,8 +217,8 @@ def drift(shop: Row) -> Section:
         )
     ]
     return Section(
-        "Drift",
-        "Cosine of a household's vectors to those at the end of training, as its history grows.",
+        title,
+        asked,
         claims,
         [curves("Similarity to the day of training", lines, "weeks since training", "cosine")],
     )

@@ -155,8 +155,12 @@ def rolling(shop: Row) -> Section:
         claims,
         [curves("R@10, cut by cut", lines, "cut (0 is the final one)", "R@10")],
         [
-            differences_table("All cuts together", pooled),
-            differences_table("Without the final cut", shop["differences"]["earlier_cuts"]),
+            differences_table(title, shop["differences"][which])
+            for title, which in (
+                ("All cuts together", "all_cuts"),
+                ("Without the final cut", "earlier_cuts"),
+            )
+            if which in shop["differences"]
         ],
     )
 

@@ -15,7 +15,7 @@ from engine.evaluation.candidate_sets import candidate_sets
 from engine.evaluation.protocol import next_session
 from engine.manifest import source_commit
 from engine.pipeline import source_digest
-from engine.reporting.parts import Made, Say, check_page, key_of, made, read_report
+from engine.reporting.parts import Made, Say, check_page, kept, key_of, made, read_report
 from engine.training.history import past
 
 from . import slices, tables
@@ -43,6 +43,7 @@ def main_report(
     *,
     config: ReportConfig | None = None,
     only: Sequence[str] = (),
+    as_is: bool = False,
     workers: int = 2,
     threads: int = 1,
     say: Say = print,
@@ -55,12 +56,15 @@ def main_report(
         amazon: folder of <Name>.txt and <Name>.items.jsonl; None leaves its section out.
         from_results: a stored report.json: only the page is made of it.
         only: beginnings of the names of the parts to compute now, and no report; () is all of them.
+        as_is: nothing is computed; the report is of the parts that are there, and says which are
+            not.
         workers: processes at once. threads: of each.
     Returns:
         The report; None with `only`.
     Raises:
         BackendUnavailable: what draws the page, or a peer, is not installed.
-        ConfigError: `from_results` is no report, or `only` names no part.
+        ConfigError: `from_results` is no report, `only` names no part, or with `as_is` the full
+            model's at the final cut is not there.
     """
     check_page("stars report")
     from .page import quality_page
@@ -68,7 +72,7 @@ def main_report(
     out.mkdir(parents=True, exist_ok=True)
     if from_results is None:
         config = config or ReportConfig()
-        found = _run(out, data, amazon, config, only, workers, threads, say)
+        found = _run(out, data, amazon, config, only, as_is, workers, threads, say)
         if found is None:
             return None
         (out / "report.json").write_text(json.dumps(found, indent=1, allow_nan=False))
@@ -85,6 +89,7 @@ def _run(
     amazon: Path | None,
     config: ReportConfig,
     only: Sequence[str],
+    as_is: bool,
     workers: int,
     threads: int,
     say: Say,
@@ -100,7 +105,11 @@ def _run(
         names = ", ".join(part.name for part in every) or "none: --data or --amazon is missing"
         raise ConfigError(f"--only: expected the beginning of a part of {names}, got {only}")
     libraries = [name for name in _LIBRARIES if find_spec(name) is not None]
-    found = made(asked, out / "parts", workers, say, threads, libraries)
+    if as_is:
+        stored = {part.name: kept(out / "parts", part) for part in asked}
+        found = {name: part for name, part in stored.items() if part is not None}
+    else:
+        found = made(asked, out / "parts", workers, say, threads, libraries)
     if only:
         return None
     report: dict[str, Any] = {}
@@ -111,6 +120,7 @@ def _run(
     left_out = [f"{name}: no --{name} was given" for name, given in
                 (("data", data), ("amazon", amazon)) if given is None]  # fmt: skip
     left_out += [f"{name}: {why}" for name, why in without.items()]
+    left_out += [f"{part.name}: not computed yet" for part in asked if part.name not in found]
     return report | {
         "left_out": left_out,
         "seeds": list(range(config.seeds)),
@@ -153,9 +163,16 @@ def shop_tables(
     """Everything that the report says of the shop."""
     dataset = setting.dataset()
     results = {name: part.result for name, part in found.items()}
-    studies = [_study(dataset, setting, results, cut) for cut in range(config.cuts)]
+    there = [cut for cut in range(config.cuts) if StarsPart(cut).name in results]
+    if 0 not in there:
+        raise ConfigError(f"--as-is: expected the part {StarsPart(0).name}, got none")
+    studies = [_study(dataset, setting, results, cut) for cut in there]
     final, earlier = studies[0], studies[1:]
-    variants = {name: results[StarsPart(0, name).name] for name in VARIANTS}
+    variants = {
+        name: results[part] for name in VARIANTS if (part := StarsPart(0, name).name) in results
+    }
+    by_seed = (StarsPart(0, seed=seed).name for seed in range(config.seeds))
+    last = results.get(StarsPart(config.cuts - 1).name)
     full, trees = variants[FULL], results.get("lambdamart.cut0")
     sets = setting.candidate_sets(final.cut)
     ranked = {"stars": full["lists"]} | ({"lambdamart": trees["lists"]} if trees else {})
@@ -165,13 +182,11 @@ def shop_tables(
         "table": tables.table(final),
         "differences": {
             "all_cuts": tables.differences(studies),
-            "earlier_cuts": tables.differences(earlier),
+            **({"earlier_cuts": tables.differences(earlier)} if earlier else {}),
             "final_cut": tables.differences(studies[:1]),
         },
         "cuts": tables.cuts(studies),
-        "seeds": tables.seeds(
-            final, [results[StarsPart(0, seed=seed).name] for seed in range(config.seeds)]
-        ),
+        "seeds": tables.seeds(final, [results[name] for name in by_seed if name in results]),
         "discovery": tables.discovery(studies),
         "ablation": tables.ablation(final, variants),
         "prior": tables.prior(final, variants, config),
@@ -180,7 +195,7 @@ def shop_tables(
         "by_history": slices.by_history(final),
         "newcomers": slices.newcomers(final, full, config),
         "cold": slices.cold(final, cold),
-        "drift": slices.drift([results[StarsPart(config.cuts - 1).name]]),
+        **({"drift": slices.drift([last])} if last else {}),
         "lambda_serve": full["lambda_serve"],
         "importance": trees["importance"] if trees else None,
     }
