@@ -104,9 +104,9 @@ def patched() -> Iterator[None]:
             (folder / name).write_bytes(graph)
 
     with pytest.MonkeyPatch.context() as patch:
-        for name in list(config_module.VARIANTS):
-            if name not in VARIANTS:
-                patch.delitem(config_module.VARIANTS, name)  # type: ignore[arg-type]
+        few = {name: config_module.VARIANTS[name] for name in VARIANTS}
+        for module in (config_module, parts_module, run):
+            patch.setattr(module, "VARIANTS", few)
         patch.setattr(export_module, "export_graphs", traced_once)
         patch.setattr(reporting_parts, "ProcessPoolExecutor", _Here)
         patch.setattr(run, "absent", lambda: dict.fromkeys(("sasrec", "bert4rec"), MISSING))
