@@ -51,11 +51,12 @@ def _device_times(case: Case) -> dict[str, float]:
     launches = {name: call.launch for name, call in ways.items() if isinstance(call, Waited)}
     if not launches:
         return {}
-    from triton.testing import do_bench
+    from .device_clock import DeviceClock
 
-    times = {name: do_bench(launch, quantiles=[0.5, 0.95]) for name, launch in launches.items()}
+    clock = DeviceClock()
+    times = {name: clock(launch) for name, launch in launches.items()}
     return {
-        f"{name} device_{which}_us": 1e3 * ms
-        for name, both in times.items()
-        for which, ms in zip(("p50", "p95"), both, strict=True)
+        f"{name} device_{which}": us
+        for name, of in times.items()
+        for which, us in (("p50_us", of.p50), ("p95_us", of.p95))
     }

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from engine.errors import BackendUnavailable
 from engine.evaluation.peer_environments import FOLDER, install, interpreter
-from engine.evaluation.peer_environments import ROOT as ROOT
 
 WORKER = Path(__file__).with_name("peer_worker.py")
 WAYS = {"rectools": "rectools", "replay": "replay", "replay_openvino": "replay"}

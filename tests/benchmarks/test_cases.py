@@ -160,7 +160,7 @@ def test_pytest_measures_the_registry(bundle: Path, tmp_path: Path) -> None:
 
 
 def test_a_missing_library_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(peers, "FOLDER", peers.ROOT / "artifacts" / "no-peers")
+    monkeypatch.setattr(peers, "FOLDER", peers.FOLDER.with_name("no-peers"))
     with pytest.raises(BackendUnavailable, match="rectools: expected its environment in artifacts"):
         Peer("rectools", np.zeros((1, 5), np.int64), 10, 1)
 

@@ -20,7 +20,8 @@ def test_a_training_step_on_the_kernels_equals_the_reference(
     train = tiny_config.train.model_copy(update={"batch_size": 3})
     config = tiny_config.model_copy(update={"train": train})
     history = past(dataset, cuts.test, train.alpha, train.repeat_types)
-    batch = next(iter(Batches(history, config, 0, 1).epoch(0, 0)))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    batch = next(iter(Batches(history, config, 0, 1).epoch(0, 0))).to(device)
     log_p = torch.from_numpy(history.log_p)
     gradients, launched = {}, {}
     for backend in ("reference", "triton"):
@@ -31,7 +32,7 @@ def test_a_training_step_on_the_kernels_equals_the_reference(
             for parameter in model.parameters():
                 parameter.add_(0.05 * torch.sin(torch.arange(parameter.numel())).view_as(parameter))
         with recording() as launches:
-            loss = Objective(model, train, log_p)(batch).total
+            loss = Objective(model, train, log_p).to(device)(batch).total
             loss.backward()
         launched[backend] = {launch.name for launch in launches}
         gradients[backend] = {
