@@ -1,4 +1,4 @@
-"""Tables of the leave-one-out runs on Amazon reviews."""
+"""Tables of what was tried: the leave-one-out runs on Amazon reviews, and the next session."""
 
 from pathlib import Path
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 NOTES = ROOT / "engine" / "evaluation" / "EXPERIMENTS.md"
 RUNS = ROOT / "benchmarks" / "results" / "amazon.jsonl"
+JOURNEY = ROOT / "benchmarks" / "results" / "journey_experiments.jsonl"
 TRIED = ROOT / "benchmarks" / "results" / "amazon_experiments.jsonl"
 
 
@@ -35,6 +36,17 @@ def tried_table(rows: list[dict[str, Any]]) -> str:
     lines += [
         f"| {run['name']} | {run['epochs']:g} of {run['epochs_planned']:g} "
         f"| {_figures(run['validation'])} | {_figures(run['test'])} |"
+        for run in rows
+    ]
+    return "\n".join(lines)
+
+
+def journey_table(rows: list[dict[str, Any]]) -> str:
+    """What was tried on Complete Journey, at the validation cut."""
+    lines = ["| run | next | items never bought before | CPU minutes |", "|" + "---|" * 4]
+    lines += [
+        f"| {run['name']} | {_figures(run['next'])} | {_figures(run['new'])} "
+        f"| {run['cpu_minutes']:g} |"
         for run in rows
     ]
     return "\n".join(lines)

@@ -226,6 +226,7 @@ TABLES: dict[Path, dict[str, tuple[Path, Callable[[Any], str]]]] = {
     amazon_tables.NOTES: {
         "amazon_runs": (amazon_tables.RUNS, amazon_tables.runs_table),
         "amazon_tried": (amazon_tables.TRIED, amazon_tables.tried_table),
+        "journey_tried": (amazon_tables.JOURNEY, amazon_tables.journey_table),
     },
     COMPILE_README: {
         "artifacts": (compile_tables.RESULT, compile_tables.artifacts_table),
@@ -236,7 +237,7 @@ TABLES: dict[Path, dict[str, tuple[Path, Callable[[Any], str]]]] = {
 # One JSON line a row.
 _OF_LINES = (
     RETRIEVAL, USERS, SUITE, compile_tables.RESULT, amazon_tables.RUNS, amazon_tables.TRIED,
-    device_tables.RESULT,
+    amazon_tables.JOURNEY, device_tables.RESULT,
 )  # fmt: skip
 
 
