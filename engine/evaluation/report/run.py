@@ -115,7 +115,7 @@ def _run(
     report: dict[str, Any] = {}
     if setting is not None:
         report["complete_journey"] = shop_tables(setting, config, found)
-    if amazon is not None:
+    if any(name.startswith("amazon.") for name in found):
         report["amazon_beauty"] = amazon_tables(found)
     left_out = [f"{name}: no --{name} was given" for name, given in
                 (("data", data), ("amazon", amazon)) if given is None]  # fmt: skip
