@@ -169,8 +169,8 @@ def test_gate_catches_a_spilling_kernel(
     (kernels / "cards.py").open("a").write("CARDS = {90: CARDS[90]}\n")
     status, rows = held("kernel_resources")
     assert (status, {row["verdict"] for row in rows.values()}) == (0, {"pass"})
-    replace(op / "launch.py", "(16, 16, Config(16, 176, 16, 2, 4))", "(16, 16, ONE_WARP)")
-    replace(op / "launch.py", "CONFIGS = (", "ONE_WARP = Config(16, 176, 16, 2, 1)\nCONFIGS = (")
+    replace(op / "launch.py", "(16, 128, Config(16, 264, 8, 2, 4))", "(16, 128, ONE_WARP)")
+    replace(op / "launch.py", "CONFIGS = (", "ONE_WARP = Config(16, 264, 8, 2, 1)\nCONFIGS = (")
     status, rows = held("kernel_resources")
     assert (status, rows["spills"]["verdict"]) == (1, "breach")
     assert rows["spills"]["value"] > 0

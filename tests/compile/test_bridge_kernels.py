@@ -42,7 +42,7 @@ calls = {
         ITensor((-1, 3125), index),
     ],
 }
-calls[merge] = [*calls[scan], ITensor((-1, 176, 16), "INT64")]
+calls[merge] = [*calls[scan], ITensor((-1, 264, 8), "INT64")]
 result = {}
 with stand_in.tensorrt_plugin() as trtp:
     for layer, tensors in calls.items():
@@ -97,12 +97,12 @@ def test_pooled_attention_as_a_layer(started: dict[str, Any], batch: int) -> Non
 @pytest.mark.parametrize("batch", [1, 8])
 def test_score_topk_as_two_chained_layers(started: dict[str, Any], batch: int) -> None:
     scan, merge = started[f"score_topk_scan {batch}"], started[f"score_topk_merge {batch}"]
-    assert scan["outputs"] == [[batch, 176, 16]], "what the second layer takes"
+    assert scan["outputs"] == [[batch, 264, 8]], "what the second layer takes"
     assert merge["outputs"] == [[batch, 100], [batch, 100]]
     assert merge["output_types"] == ["FLOAT", "INT64"]
-    assert scan["grid"] == [1, 176, 1]
+    assert scan["grid"] == [1, 264, 1]
     assert merge["grid"] == [batch, 1, 1]
-    assert scan["extra"] == [batch, 100_000, 3125, 176]
+    assert scan["extra"] == [batch, 100_000, 3125, 264]
     assert max(scan["shared_bytes"], merge["shared_bytes"]) <= 48 * 1024
 
 
