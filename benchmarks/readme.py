@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from . import amazon_tables, compile_tables, device_tables, quality_tables, rank_tables
+from . import compile_tables, device_tables, experiment_tables, quality_tables, rank_tables
 
 ROOT = Path(__file__).resolve().parents[1]
 README, KERNELS_README = ROOT / "README.md", ROOT / "kernels" / "README.md"
@@ -200,7 +200,7 @@ TABLES: dict[Path, dict[str, tuple[Path, Callable[[Any], str]]]] = {
     README: {
         "quality": (DEMO, quality_table),
         "latency": (DEMO, latency_table),
-        "amazon": (amazon_tables.RUNS, amazon_tables.runs_table),
+        "amazon": (experiment_tables.RUNS, experiment_tables.runs_table),
         "suite": (SUITE, suite_table),
     },
     KERNELS_README: {
@@ -223,10 +223,10 @@ TABLES: dict[Path, dict[str, tuple[Path, Callable[[Any], str]]]] = {
         "rank_claims": (rank_tables.RESULT, rank_tables.claims_table),
         "rank_latency": (rank_tables.RESULT, rank_tables.latency_table),
     },
-    amazon_tables.NOTES: {
-        "amazon_runs": (amazon_tables.RUNS, amazon_tables.runs_table),
-        "amazon_tried": (amazon_tables.TRIED, amazon_tables.tried_table),
-        "journey_tried": (amazon_tables.JOURNEY, amazon_tables.journey_table),
+    experiment_tables.NOTES: {
+        "amazon_runs": (experiment_tables.RUNS, experiment_tables.runs_table),
+        "amazon_tried": (experiment_tables.TRIED, experiment_tables.tried_table),
+        "journey_tried": (experiment_tables.JOURNEY, experiment_tables.journey_table),
     },
     COMPILE_README: {
         "artifacts": (compile_tables.RESULT, compile_tables.artifacts_table),
@@ -236,8 +236,8 @@ TABLES: dict[Path, dict[str, tuple[Path, Callable[[Any], str]]]] = {
 }
 # One JSON line a row.
 _OF_LINES = (
-    RETRIEVAL, USERS, SUITE, compile_tables.RESULT, amazon_tables.RUNS, amazon_tables.TRIED,
-    amazon_tables.JOURNEY, device_tables.RESULT,
+    RETRIEVAL, USERS, SUITE, compile_tables.RESULT, experiment_tables.RUNS, experiment_tables.TRIED,
+    experiment_tables.JOURNEY, device_tables.RESULT,
 )  # fmt: skip
 
 

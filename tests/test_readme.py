@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import amazon_tables, rank_tables, readme
+from benchmarks import experiment_tables, rank_tables, readme
 from benchmarks.readme import TABLES, rendered
 
 
@@ -19,7 +19,7 @@ def test_the_tables_are_made_from_the_stored_results(path: Path) -> None:
         (readme.README, "| personal recency |"),
         (readme.README, "| stored user, no server |"),
         (readme.KERNELS_README, "| token_assembly | folded"),
-        (amazon_tables.NOTES, "| Beauty, strict"),
+        (experiment_tables.NOTES, "| Beauty, strict"),
         (rank_tables.README, "| HarmonRank | Soft ranks"),
         (readme.COMPILE_README, "| trained | openvino | int8"),
     ],

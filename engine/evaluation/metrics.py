@@ -46,10 +46,15 @@ def per_request(
 def summary(
     values: dict[str, NDArray[np.float64]], lists: NDArray[np.int64], n_catalogue: int
 ) -> dict[str, float]:
-    """Means of `per_request`, and coverage@10: share of the catalogue in anyone's first ten."""
+    """Means of `per_request`, and coverage@10."""
+    means = {name: float(value.mean()) for name, value in values.items()}
+    return means | {"coverage@10": coverage(lists, n_catalogue)}
+
+
+def coverage(lists: NDArray[np.int64], n_catalogue: int) -> float:
+    """Share of the catalogue that stands in anyone's first ten."""
     shown = np.unique(lists[:, :10])
-    coverage = np.count_nonzero(shown >= 0) / max(n_catalogue, 1)
-    return {name: float(value.mean()) for name, value in values.items()} | {"coverage@10": coverage}
+    return float(np.count_nonzero(shown >= 0) / max(n_catalogue, 1))
 
 
 def paired_difference(

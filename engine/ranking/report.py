@@ -1,6 +1,5 @@
 """`stars rank report`: the studies of ranking, part by part, as JSON and one page."""
 
-import json
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -11,7 +10,7 @@ from typing import Any
 
 from engine.manifest import source_commit
 from engine.pipeline import source_digest
-from engine.reporting.parts import Part, Say, check_page, key_of, made, read_report
+from engine.reporting.parts import Part, Say, check_page, key_of, made, written
 
 from .report_parts import KUAIRAND, STUDIES, ReportConfig
 
@@ -48,14 +47,10 @@ def main_report(
     check_page("stars rank report")
     from .report_page import ranking_page
 
-    out.mkdir(parents=True, exist_ok=True)
-    if from_results is None:
-        found = run(out / "parts", config or ReportConfig(), kuairand, latency, workers, say)
-        (out / "report.json").write_text(json.dumps(found, indent=2, allow_nan=False))
-    else:
-        found = read_report(from_results)
-    (out / "report.html").write_text(ranking_page(found), encoding="utf-8")
-    say(f"{out / 'report.html'} written")
+    settings = config or ReportConfig()
+    compute = partial(run, out / "parts", settings, kuairand, latency, workers, say)
+    found = written(out, from_results, compute, ranking_page, say)
+    assert found is not None
     return found
 
 

@@ -103,6 +103,33 @@ def check_page(command: str) -> None:
         )
 
 
+def written(
+    out: Path,
+    from_results: Path | None,
+    compute: Callable[[], dict[str, Any] | None],
+    draw: Callable[[dict[str, Any]], str],
+    say: Say,
+) -> dict[str, Any] | None:
+    """The report, with its page in `out`; where it was computed, also as `out`/report.json.
+
+    Args:
+        from_results: a stored report.json, of which only the page is made; None computes.
+        compute: gives the report, or None where there is none to write yet.
+        draw: its page as HTML.
+    Raises:
+        ConfigError: `from_results` is no report.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    found = compute() if from_results is None else read_report(from_results)
+    if found is None:
+        return None
+    if from_results is None:
+        (out / "report.json").write_text(json.dumps(found, indent=2, allow_nan=False))
+    (out / "report.html").write_text(draw(found), encoding="utf-8")
+    say(f"{out / 'report.html'} written")
+    return found
+
+
 def read_report(path: Path) -> dict[str, Any]:
     """A stored report.
 

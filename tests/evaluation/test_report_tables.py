@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from engine.evaluation.candidate_sets import CandidateSets
-from engine.evaluation.metrics import ACCURACY, interval
+from engine.evaluation.metrics import ACCURACY, coverage, interval
 from engine.evaluation.protocol import Task
 from engine.evaluation.report import slices, tables
 from engine.evaluation.report.config import ReportConfig
-from engine.evaluation.report.measures import coverage, gini, mean_popularity_rank
+from engine.evaluation.report.measures import gini, mean_popularity_rank
 from engine.evaluation.report.study import Study
 
 PAD = [-1] * 9

@@ -38,12 +38,6 @@ def minus(
     return {name: interval(ours[name] - times * theirs[name], users) for name in COMPARED}
 
 
-def coverage(lists: NDArray[np.int64], n_catalogue: int) -> float:
-    """Share of the catalogue that stands in anyone's ten."""
-    shown = np.unique(lists[:, :10])
-    return float(np.count_nonzero(shown >= 0) / max(n_catalogue, 1))
-
-
 def gini(lists: NDArray[np.int64], history: Past) -> float:
     """Gini coefficient of how often each item of the catalogue is shown: 0 is all alike."""
     counts = np.bincount(lists[lists >= 0], minlength=len(history.counts))[history.catalogue]

@@ -1,10 +1,10 @@
 """`stars report`: trains what is missing, part by part; its tables are JSON and one page."""
 
-import json
 import os
 import platform
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from engine.evaluation.candidate_sets import candidate_sets
 from engine.evaluation.protocol import next_session
 from engine.manifest import source_commit
 from engine.pipeline import source_digest
-from engine.reporting.parts import Made, Say, check_page, kept, key_of, made, read_report
+from engine.reporting.parts import Made, Say, check_page, kept, key_of, made, written
 from engine.training.history import past
 
 from . import slices, tables
@@ -69,18 +69,9 @@ def main_report(
     check_page("stars report")
     from .page import quality_page
 
-    out.mkdir(parents=True, exist_ok=True)
-    if from_results is None:
-        config = config or ReportConfig()
-        found = _run(out, data, amazon, config, only, as_is, workers, threads, say)
-        if found is None:
-            return None
-        (out / "report.json").write_text(json.dumps(found, indent=1, allow_nan=False))
-    else:
-        found = read_report(from_results)
-    (out / "report.html").write_text(quality_page(found), encoding="utf-8")
-    say(f"{out / 'report.html'} written")
-    return found
+    settings = config or ReportConfig()
+    compute = partial(_run, out, data, amazon, settings, only, as_is, workers, threads, say)
+    return written(out, from_results, compute, quality_page, say)
 
 
 def _run(

@@ -7,12 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.evaluation.evaluate import COMPARED as OURS
-from engine.evaluation.metrics import ACCURACY, interval, per_request
+from engine.evaluation.metrics import ACCURACY, coverage, interval, per_request
 
 from .config import FULL, PRIOR, ReportConfig
 from .measures import (
     Values,
-    coverage,
     gini,
     mean_popularity_rank,
     minus,
