@@ -77,6 +77,7 @@ class TorchRecommender:
         self.statistics = RepeatItemStatistics(
             **{name: items[name] for name in RepeatItemStatistics.FIELDS}
         )
+        self.sold: NDArray[np.float32] = items["sold"]
         self.promotions = bundle.promotions
         self.weights = RequestWeights.of(bundle.request_weights)
         self.calendar = self.weights.calendar(bundle.manifest)
@@ -144,9 +145,11 @@ class TorchRecommender:
         if len(state.item) and self.manifest.model["repeats"]:
             bought = torch.from_numpy(state.item.astype(np.int64))
             day = self.calendar.fields(np.array([time]))["day"]
-            features = repeat_features(
-                [state], self.statistics, np.array([time]), self.promotions, day
-            )
+            beside = self.sold[state.item]
+            if self.promotions is not None:
+                announced = self.promotions.at(state.item, day.repeat(len(state.item)))
+                beside = np.concatenate([beside, announced], axis=1)
+            features = repeat_features([state], self.statistics, np.array([time]), beside)
             repeats = torch.from_numpy(self.weights.repeat_scores(features)).T
             scale = torch.from_numpy(self.weights.scale)[:, None]
             dot = vectors @ self.candidates[bought].T

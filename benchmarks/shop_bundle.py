@@ -23,6 +23,7 @@ from engine.pipeline import (
     mark_made,
     stage_key,
 )
+from engine.serving.discovery import FEATURES
 from engine.training.loop import CONFIG_FILE, save_weights
 
 from .hashed_words import HashedWords
@@ -62,7 +63,10 @@ def _write_run(dataset: Dataset, folder: Path) -> None:
             weight += _NOISE * torch.randn(weight.shape, generator=make)
     save_weights(model, folder)
     (folder / CONFIG_FILE).write_text(config.model_dump_json(indent=2))
-    (folder / SERVING_FILE).write_text(json.dumps({"lambda_serve": _LAMBDA_SERVE}))
+    kinds = len(dataset.meta.promotions)
+    weights = [1.0, *[_NOISE] * (len(FEATURES) - 1 + kinds)]
+    serving = {"lambda_serve": _LAMBDA_SERVE, "discovery": [weights, weights]}
+    (folder / SERVING_FILE).write_text(json.dumps(serving))
 
 
 if __name__ == "__main__":

@@ -71,6 +71,7 @@ ITEM_ARRAYS: dict[str, tuple[type, int]] = {
     "candidates": (np.float32, 2),
     "log_p": (np.float32, 1),
     "active": (np.bool_, 1),
+    "sold": (np.float32, 2),
     "count": (np.float32, 1),
     "buyers": (np.float32, 1),
     "again": (np.float32, 1),
@@ -94,8 +95,8 @@ class Bundle:
 
     Attributes:
         items: item_ids [N] int64 ascending, rows [N, d_model] and candidates [N, D] float32,
-            log_p [N] float32, active [N] bool (may be answered), and the arrays of
-            RepeatItemStatistics.
+            log_p [N] float32, active [N] bool (may be answered), sold
+            [N, N_WINDOWS] of `Sales.recent` as of the cut, and the arrays of RepeatItemStatistics.
         request_weights: arrays by name.
         columns: item columns, aligned with item_ids.
         users: as they were exported.

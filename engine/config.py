@@ -114,8 +114,21 @@ class Config(_Frozen):
 
 _PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "small": {
-        "model": {"layers": 2, "d_model": 128, "heads": 2, "d_ff": 512, "d_serve": 64},
-        "train": {"epochs": 3.0, "lr": 2e-3},
+        "model": {
+            "layers": 2,
+            "d_model": 128,
+            "heads": 2,
+            "d_ff": 512,
+            "d_serve": 64,
+            "repeat_hidden": 96,
+        },
+        "train": {
+            "epochs": 3.0,
+            "lr": 2e-3,
+            "delta_freeze": 0.0,
+            "delta_lr_scale": 1.0,
+            "delta_start": "cooccurrence",
+        },
     },
     "paper": {
         "model": {

@@ -11,13 +11,16 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from .bundle import RANKER_FOLDER, Bundle
 from .compile.export import export
 from .config import Config, TrainConfig
 from .data.dataset import Dataset
 from .errors import ConfigError
+from .evaluation.discovery import fit_discovery
 from .evaluation.evaluate import choose_lambda
 from .evaluation.protocol import window_before
 from .model.build import build_model
@@ -39,10 +42,11 @@ _ONLY_TALK = ("engine/cli.py", "engine/demo.py")  # these change what is said, n
 
 
 def train_run(dataset: Dataset, until: int, config: Config, folder: Path, quiet: bool) -> bool:
-    """Trains on the days before `until`; the last 28 of them first choose λ_serve.
+    """Trains on the days before `until`; the last 28 of them first choose what serving adds.
 
-    A model that saw nothing of those days is trained and evaluated on them (`selection`). Then it
-    is refitted for a few epochs on all days, as a shop would before it serves.
+    A model that saw nothing of those days is trained and evaluated on them (`selection`): λ_serve,
+    and the weights that order never-bought items. Then it is refitted for a few epochs on all days,
+    as a shop would before it serves.
 
     Args:
         dataset: prepared dataset.
@@ -114,7 +118,7 @@ def _write_signals(dataset: Dataset, folder: Path) -> None:
 def _select(
     dataset: Dataset, until: int, config: Config, folder: Path, quiet: bool, key: str
 ) -> None:
-    """Trains on all but the last 28 days, and chooses λ_serve on those."""
+    """Trains on all but the last 28 days; those choose λ_serve and order never-bought items."""
     cut, trial, threads = window_before(dataset, until), folder / _TRIAL, torch.get_num_threads()
     trained = folder / "trained"  # a stage of its own: choosing λ_serve may be interrupted
     if not is_made(trained, key):
@@ -126,8 +130,10 @@ def _select(
     model = load_model(dataset, config, folder)
     export(model, dataset, config, cut, trial, 0.0, threads)
     chosen, table = choose_lambda(Bundle.open(trial), dataset, until, threads=threads)
+    discovery = fit_discovery(Bundle.open(trial), dataset, until, chosen, threads)
     serving = {
         "lambda_serve": chosen,
+        "discovery": discovery.tolist(),
         "validation": [{"lambda": value, **measures} for value, measures in table.items()],
     }
     (folder / SERVING_FILE).write_text(json.dumps(serving, indent=2))
@@ -172,6 +178,11 @@ def serving_lambda(run: Path) -> float:
     return float(json.loads(_read(run / SERVING_FILE))["lambda_serve"])
 
 
+def serving_discovery(run: Path) -> NDArray[np.float32]:
+    """The weights of `fit_discovery` that a run chose. Raises ConfigError where there are none."""
+    return np.array(json.loads(_read(run / SERVING_FILE))["discovery"], np.float32)
+
+
 def export_run(
     dataset: Dataset,
     run: Path,
@@ -202,7 +213,10 @@ def export_run(
     config = read_config(run)
     model = load_model(dataset, config, run)
     graphs = None if ranker is None else ranker / RANKER_FOLDER
-    export(model, dataset, config, cut, folder, lambda_serve, torch.get_num_threads(), graphs)
+    export(
+        model, dataset, config, cut, folder, lambda_serve, torch.get_num_threads(), graphs,
+        serving_discovery(run),
+    )  # fmt: skip
     mark_made(stage, key)
     return True
 

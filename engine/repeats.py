@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from .compiled import compiled
 from .data.clock import DAY_S
-from .promotions import Promotions
 
 _PRIOR = 5.0  # observations that the catalogue's mean counts as
+_RATE_DAYS = 14.0  # days that a rate leans on beside those since the first purchase
 HALF_LIVES_DAYS = np.array([14.0, 45.0, 120.0], np.float32)
 FEATURES = (
     "log_count",
@@ -42,6 +42,15 @@ FEATURES = (
     "log_subclass_decayed_45d",
     "log_subclass_gap_ratio",
     "log_others_since",
+    "log_own_gap_days",
+    "log_days_since_first",
+    "log_days_per_session",
+    "log_session_gap_ratio",
+    "log_weekly_rate",
+    "log_share_14d",
+    "log_share_45d",
+    "log_share_120d",
+    "log_share_of_purchases",
 )
 
 
@@ -191,8 +200,7 @@ def repeat_features(
     states: Sequence[RepeatState],
     items: RepeatItemStatistics,
     times: NDArray[np.int64],
-    promotions: Promotions | None = None,
-    days: NDArray[np.int64] | None = None,
+    beside: NDArray[np.float32] | None = None,
 ) -> NDArray[np.float32]:
     """Features [Σ m, len(FEATURES) + K] of the items of all states, one state after the other.
 
@@ -200,15 +208,14 @@ def repeat_features(
         states: one a request, each with m items.
         items: statistics of the catalogue.
         times: [len(states)] int64 unix seconds of the requests.
-        promotions: of K kinds; the last columns are an item's on the day of the request. None: K
-            is 0.
-        days: [len(states)] int64 local days since 1970-01-01, with promotions.
+        beside: [Σ m, K] the last columns, of the items on the day of the request: what was sold of
+            late, what is promoted. None: K is 0.
     """
-    ends = np.cumsum([len(state.item) for state in states], dtype=np.int64).tolist()
+    ends = np.cumsum([len(state.item) for state in states], dtype=np.int64)
     # A row a feature and its kind: functions of a whole row are taken many numbers at a time.
-    rows = np.empty((len(_ROWS) + len(HALF_LIVES_DAYS), ends[-1] if ends else 0), np.float32)
+    rows = np.empty((len(_ROWS) + len(HALF_LIVES_DAYS), ends[-1] if len(ends) else 0), np.float32)
     start = 0
-    for state, end, time in zip(states, ends, times.tolist(), strict=True):
+    for state, end, time in zip(states, ends.tolist(), times.tolist(), strict=True):
         of_all: tuple[NDArray[Any], ...] = state.count, state.last_time - state.first_time
         if state.all_count is not None and state.all_span is not None:
             of_all = state.all_count, state.all_span
@@ -219,14 +226,11 @@ def repeat_features(
     recent = rows[: len(HALF_LIVES_DAYS)]
     np.exp2(recent, out=recent)
     recent *= rows[len(_ROWS) :]
+    _share(rows, ends)
     np.log1p(rows[:_LOG1P], out=rows[:_LOG1P])
     np.log(rows[_LOG1P:_LOG], out=rows[_LOG1P:_LOG])
     features = np.ascontiguousarray(rows[_PLACES].T)
-    if promotions is None or days is None or not promotions.kinds:
-        return features
-    everything = np.concatenate([_NO_ITEMS, *(state.item for state in states)])
-    sizes = [len(state.item) for state in states]
-    return np.concatenate([features, promotions.at(everything, np.repeat(days, sizes))], axis=1)
+    return features if beside is None else np.concatenate([features, beside], axis=1)
 
 
 # FEATURES by what is taken of the numbers that _fill writes: log1p, log, nothing.
@@ -234,12 +238,14 @@ _ROWS = (
     "log_decayed_14d", "log_decayed_45d", "log_decayed_120d", "log_count", "log_days_since",
     "log_sessions_since", "log_item_gap_days", "log_days_since_session", "log_sessions",
     "log_items_per_session", "log_days_since_subclass", "log_subclass_decayed_45d",
-    "log_others_since",
-    "log_gap_ratio", "log_popularity", "log_subclass_gap_ratio",
+    "log_others_since", "log_own_gap_days", "log_days_since_first", "log_days_per_session",
+    "log_share_14d", "log_share_45d", "log_share_120d", "log_share_of_purchases",
+    "log_gap_ratio", "log_popularity", "log_subclass_gap_ratio", "log_session_gap_ratio",
+    "log_weekly_rate",
     "share_of_sessions", "has_own_gap", "in_last_session", "rebuy_rate", "share_of_subclass",
 )  # fmt: skip
 _LOG1P, _LOG = _ROWS.index("log_gap_ratio"), _ROWS.index("share_of_sessions")
-_NO_ITEMS = np.zeros(0, np.int32)
+_SHARES = _ROWS.index("log_share_14d")
 _PLACES = np.array([_ROWS.index(name) for name in FEATURES])
 
 
@@ -271,10 +277,11 @@ def _fill(
     recent_in_subclass = np.zeros(n_subclasses)
     first_in_subclass = np.full(n_subclasses, np.iinfo(np.int64).max)
     last_in_subclass = np.full(n_subclasses, np.iinfo(np.int64).min)
-    bought = 0.0
+    bought, began = 0.0, last_session_time
     for i in range(len(item)):
         kind = int(table[item[i], 4])
         bought += count[i]
+        began = min(began, first_time[i])
         in_subclass[kind] += count[i]
         faded = np.exp2(-_days(time - last_time[i]) / HALF_LIVES_DAYS[1])
         recent_in_subclass[kind] += decayed[i, 1] * faded
@@ -282,6 +289,8 @@ def _fill(
         last_in_subclass[kind] = max(last_in_subclass[kind], last_time[i])
     others_since = _later_in_group(item, last_time, table, n_subclasses)
     sessions = max(n_sessions, 1)
+    session_gap = _days(last_session_time - began) / max(n_sessions - 1, 1)
+    since_session = _days(time - last_session_time)
     for i in range(len(item)):
         purchases, buyers, again, span_days = table[item[i], :4]
         kind = int(table[item[i], 4])
@@ -292,9 +301,9 @@ def _fill(
         others_again = max(again - (all_count[i] > 1), 0.0)
         others_days = max(span_days - all_span[i] / DAY_S, 0.0)
         usual_gap = (others_days + _PRIOR * gap) / (max(others_bought - others, 0.0) + _PRIOR)
-        gap_days = usual_gap
+        gap_days, own_gap = usual_gap, 0.0
         if count[i] > 1:
-            gap_days = (last_time[i] - first_time[i]) / DAY_S / (count[i] - 1)
+            gap_days = own_gap = (last_time[i] - first_time[i]) / DAY_S / (count[i] - 1)
         sessions_since = n_sessions - 1 - last_session[i]
         for place in range(3):
             rows[place, i] = -days / HALF_LIVES_DAYS[place]
@@ -303,22 +312,42 @@ def _fill(
         rows[4, i] = days
         rows[5, i] = sessions_since
         rows[6, i] = usual_gap
-        rows[7, i] = _days(time - last_session_time)
+        rows[7, i] = since_session
         rows[8, i] = n_sessions
         rows[9, i] = bought / sessions
         rows[10, i] = _days(time - last_in_subclass[kind])
         rows[11, i] = recent_in_subclass[kind]
         rows[12, i] = others_since[i]
-        rows[13, i] = (days + 1) / (gap_days + 1)
-        rows[14, i] = (others_bought + 1) / total
+        rows[13, i] = own_gap
+        rows[14, i] = _days(time - first_time[i])
+        rows[15, i] = session_gap
+        rows[20, i] = (days + 1) / (gap_days + 1)
+        rows[21, i] = (others_bought + 1) / total
         span = _days(last_in_subclass[kind] - first_in_subclass[kind])
         subclass_gap = span / max(in_subclass[kind] - 1, 1.0)
-        rows[15, i] = (rows[10, i] + 1) / (subclass_gap + 1)
-        rows[16, i] = count[i] / sessions
-        rows[17, i] = count[i] > 1
-        rows[18, i] = sessions_since == 0
-        rows[19, i] = (others_again + _PRIOR * rate) / (others + _PRIOR)
-        rows[20, i] = count[i] / in_subclass[kind]
+        rows[22, i] = (rows[10, i] + 1) / (subclass_gap + 1)
+        rows[23, i] = (since_session + 0.5) / (session_gap + 0.5)
+        rows[24, i] = 7 * count[i] / (rows[14, i] + _RATE_DAYS)
+        rows[25, i] = count[i] / sessions
+        rows[26, i] = count[i] > 1
+        rows[27, i] = sessions_since == 0
+        rows[28, i] = (others_again + _PRIOR * rate) / (others + _PRIOR)
+        rows[29, i] = count[i] / in_subclass[kind]
+
+
+@compiled
+def _share(rows: NDArray[np.float32], ends: NDArray[np.int64]) -> None:
+    """Fills the shares, in percent of all items of a state, of decayed counts and counts."""
+    start = 0
+    for end in ends:
+        for place in range(4):  # the rows 0 to 3 are the decayed counts and the count
+            total = np.float32(0)
+            for i in range(start, end):
+                total += rows[place, i]
+            scale = np.float32(100) / max(total, np.float32(1e-12))
+            for i in range(start, end):
+                rows[_SHARES + place, i] = rows[place, i] * scale
+        start = end
 
 
 @compiled

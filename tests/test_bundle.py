@@ -59,6 +59,7 @@ def items(**changes: NDArray[Any]) -> dict[str, NDArray[Any]]:
         "candidates": rng.standard_normal((N, D), np.float32),
         "log_p": np.log(np.full(N, 0.2, np.float32)),
         "active": np.array([True, True, False, True, True]),
+        "sold": np.zeros((N, 2), np.float32),
         **{name: np.ones(N, np.float32) for name in ("count", "buyers", "again", "span_days")},
         "subclass": np.zeros(N, np.int32),
     } | changes

@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.data.clock import DAY_S
-from engine.promotions import Promotions
 from engine.repeats import (
     FEATURES,
     RepeatItemStatistics,
@@ -150,6 +149,14 @@ def naive_features(
     """
     subclass, rows = statistics().subclass, []
     total = sum(len(times) for times in bought.values())
+    session_gap = max(last_s - min(t[0][0] for t in bought.values()), 0) / DAY_S
+    session_gap /= max(n_sessions - 1, 1)
+    since_session = max((now_s - last_s) / DAY_S, 0)
+    faded_total = [
+        sum(0.5 ** (max(now_s - t[-1][0], 0) / DAY_S / h) * 0.5 ** ((t[-1][0] - s) / DAY_S / h)
+            for t in bought.values() for s, _ in t)
+        for h in HALF_LIVES
+    ]  # fmt: skip
     for item in sorted(bought):
         times = [time for time, _ in bought[item]]
         count, days = len(times), max((now_s - times[-1]) / DAY_S, 0)
@@ -197,6 +204,15 @@ def naive_features(
             "log_subclass_decayed_45d": log1p(faded_alike),
             "log_subclass_gap_ratio": log((days_alike + 1) / (alike_gap + 1)),
             "log_others_since": log1p(sum(bought[i][-1][0] > times[-1] for i in alike)),
+            "log_own_gap_days": log1p(gap if count > 1 else 0),
+            "log_days_since_first": log1p(max((now_s - times[0]) / DAY_S, 0)),
+            "log_days_per_session": log1p(session_gap),
+            "log_session_gap_ratio": log((since_session + 0.5) / (session_gap + 0.5)),
+            "log_weekly_rate": log(7 * count / (max((now_s - times[0]) / DAY_S, 0) + 14)),
+            "log_share_14d": log1p(100 * faded[0] / faded_total[0]),
+            "log_share_45d": log1p(100 * faded[1] / faded_total[1]),
+            "log_share_120d": log1p(100 * faded[2] / faded_total[2]),
+            "log_share_of_purchases": log1p(100 * count / total),
         }
         rows.append([named[name] for name in FEATURES])
     return rows
@@ -275,16 +291,12 @@ def test_a_store_that_knows_more_than_the_statistics_gives_numbers() -> None:
     assert np.isfinite(repeat_features([state], unknown, np.array([20 * DAY_S]))).all()
 
 
-def test_promotions_stand_behind_the_features() -> None:
+def test_what_is_known_of_the_items_stands_behind_the_features() -> None:
     made = [(1, 1_500_000_000, 0), (2, 1_500_400_000, 1)]
     states = [states_of(made, 0, 1_500_000_000), states_of(made, 1, 1_500_400_000)]
-    offsets = np.zeros(N_ITEMS + 1, np.int64)
-    offsets[2:] = 1  # item 1 alone
-    one = Promotions(
-        offsets, np.array([10], np.int32), np.array([12], np.int32), np.array([[0.5, 2]], "f4")
-    )
     now = np.array([1_500_400_000, 1_500_500_000])
-    alone = repeat_features(states, statistics(), now)
-    with_them = repeat_features(states, statistics(), now, one, np.array([13, 12]))
-    np.testing.assert_array_equal(with_them[:, :-2], alone)
-    np.testing.assert_array_equal(with_them[:, -2:], [[0, 0], [0.5, 2], [0, 0]])
+    beside = np.array([[0, 1], [2, 3], [4, 5]], np.float32)
+    features = repeat_features(states, statistics(), now, beside)
+    np.testing.assert_array_equal(features[:, :-2], repeat_features(states, statistics(), now))
+    np.testing.assert_array_equal(features[:, -2:], beside)
+

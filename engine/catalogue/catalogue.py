@@ -11,6 +11,7 @@ from engine.bundle import Bundle
 from engine.errors import BundleError, DataError
 from engine.repeats import RepeatItemStatistics
 from engine.retrieval.columns import Columns
+from engine.sales import N_WINDOWS
 
 from .changes import ChangeLog, ItemChange
 
@@ -24,6 +25,7 @@ class Catalogue:
         rows, candidates: [N, d_model] and [N, D] float32.
         log_p: [N] float32; a new item has that of one that nobody bought.
         active: [N] bool, whether it may be answered.
+        sold: [N, N_WINDOWS] float32 of `Sales.recent` when the bundle was made, 0 of a new one.
         statistics: what the training set says of each, nothing of a new one.
         columns: for filters and explanations.
     """
@@ -33,6 +35,7 @@ class Catalogue:
     candidates: NDArray[np.float32]
     log_p: NDArray[np.float32]
     active: NDArray[np.bool_]
+    sold: NDArray[np.float32]
     statistics: RepeatItemStatistics
     columns: Columns
 
@@ -40,7 +43,7 @@ class Catalogue:
     def of(cls, bundle: Bundle) -> "Catalogue":
         """The bundle's items as they were exported."""
         items = bundle.items
-        names = ("item_ids", "rows", "candidates", "log_p", "active")
+        names = ("item_ids", "rows", "candidates", "log_p", "active", "sold")
         statistics = {name: items[name] for name in RepeatItemStatistics.FIELDS}
         return cls(
             **{name: items[name] for name in names},
@@ -129,6 +132,7 @@ class Catalogue:
             candidates=np.concatenate([self.candidates, np.stack(candidates)]),
             log_p=np.concatenate([self.log_p, np.full(n, nobody, np.float32)]),
             active=np.concatenate([self.active, np.zeros(n, np.bool_)]),
+            sold=np.concatenate([self.sold, np.zeros((n, N_WINDOWS), np.float32)]),
             statistics=RepeatItemStatistics(**statistics),
             columns=self.columns.grown(n),
         )

@@ -29,6 +29,7 @@ from engine.refresh.records import RecordMaker, UserEvents
 from engine.retrieval.columns import Columns
 from engine.runtime.inputs import Batch
 from engine.runtime.registry import choose, open_graph
+from engine.serving.discovery import FEATURES as DISCOVERY_FEATURES
 from engine.serving.weights import RequestWeights
 from engine.training.history import Past, past
 
@@ -49,6 +50,7 @@ def export(
     lambda_serve: float,
     threads: int = 1,
     ranker: Path | None = None,
+    discovery: NDArray[np.float32] | None = None,
 ) -> None:
     """Writes the bundle that serves `model` with the users' histories up to `cut`.
 
@@ -61,6 +63,8 @@ def export(
         lambda_serve: weight of the popularity prior when serving.
         threads: of the encoder that computes the users' vectors.
         ranker: folder with the graphs of a ranker, taken in as they are.
+        discovery: weights [2, F] of `fit_discovery`; None orders never-bought items by the vectors
+            alone.
     Raises:
         BundleError: the folder holds something else than a bundle.
     """
@@ -69,6 +73,9 @@ def export(
     active = np.zeros(len(rows), np.bool_)
     active[history.catalogue] = True
     statistics = history.statistics
+    today = int(history.calendar.fields(np.array([cut]))["day"][0])
+    everything = np.arange(len(rows), dtype=np.int32)
+    sold = history.sales.recent(everything, np.full(len(rows), history.sales.until))
     with BundleWriter(folder, _description(dataset, config, cut, lambda_serve)) as writer:
         export_graphs(model, writer.folder, calibration(history, config, rows))
         writer.write_items(
@@ -78,12 +85,12 @@ def export(
                 "candidates": candidates,
                 "log_p": history.log_p,
                 "active": active,
+                "sold": sold,
                 **{name: getattr(statistics, name) for name in statistics.FIELDS},
             }
         )
-        writer.write_request(request_weights(model, dataset).arrays())
+        writer.write_request(request_weights(model, dataset, discovery).arrays())
         if config.model.promotions:
-            today = int(history.calendar.fields(np.array([cut]))["day"][0])
             writer.write_promotions(dataset.promotions.since(today))
         _write_content(writer.folder, model, dataset)
         frame = dataset.items_frame().drop("item_id")
@@ -140,8 +147,18 @@ def item_tables(model: Stars) -> tuple[NDArray[np.float32], NDArray[np.float32]]
         return rows.numpy(), model.items.candidates(rows).numpy()
 
 
-def request_weights(model: Stars, dataset: Dataset) -> RequestWeights:
-    """What the request path applies itself: W_ctx times its tables, the repeat network."""
+def request_weights(
+    model: Stars, dataset: Dataset, discovery: NDArray[np.float32] | None = None
+) -> RequestWeights:
+    """What the request path applies itself: W_ctx times its tables, the repeat network.
+
+    Args:
+        discovery: as `export` takes it.
+    """
+    if discovery is None:
+        kinds = len(dataset.meta.promotions) if model.config.promotions else 0
+        discovery = np.zeros((2, len(DISCOVERY_FEATURES) + kinds), np.float32)
+        discovery[:, 0] = 1
     d_model = model.hour.shape[1]
     with torch.no_grad():
         weight, repeats = model.context_weight, model.repeats
@@ -164,6 +181,7 @@ def request_weights(model: Stars, dataset: Dataset) -> RequestWeights:
         }
         return RequestWeights(
             **{name: array.contiguous().numpy() for name, array in arrays.items()},
+            discovery=discovery,
             signals=dataset.signals,
             first_day=dataset.meta.first_day,
             n_categorical=dataset.user_categorical.shape[1],

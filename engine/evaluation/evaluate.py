@@ -118,7 +118,20 @@ def recommended(
     repeats: Repeats = "allow",
     candidates: Sequence[NDArray[np.int64]] | None = None,
 ) -> NDArray[np.int64]:
-    """[Q, 10] item indices that the request path answers to stored users at the task's times.
+    """[Q, 10] item indices that the request path answers to `requests_of` the task."""
+    asked = requests_of(dataset, task, strategy, stage, repeats, candidates)
+    return answered(recommender, dataset, asked)
+
+
+def requests_of(
+    dataset: Dataset,
+    task: Task,
+    strategy: Strategy = "round_robin",
+    stage: Stage = "retrieve",
+    repeats: Repeats = "allow",
+    candidates: Sequence[NDArray[np.int64]] | None = None,
+) -> list[Request]:
+    """The task's requests: stored users, at its times.
 
     Args:
         candidates: of each request the items, by index, that alone may be answered; None for all.
@@ -128,14 +141,13 @@ def recommended(
     only: list[NDArray[np.int64] | None] = [None] * len(names)
     if candidates is not None:
         only = [dataset.item_ids[own] for own in candidates]
-    requests = [
+    return [
         Request(
             name, empty, None, None, None, K, strategy, repeats, None, time, False,
             stage=stage, candidates=own,
         )
         for name, time, own in zip(names, task.times.tolist(), only, strict=True)
     ]  # fmt: skip
-    return answered(recommender, dataset, requests)
 
 
 def answered(

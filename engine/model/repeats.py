@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engine.repeats import FEATURES
+from engine.sales import N_WINDOWS
 
 HEADS = 2  # next, general
 
@@ -19,9 +20,9 @@ class RepeatScorer(nn.Module):
     std: Tensor
 
     def __init__(self, hidden: int, n_promotions: int) -> None:
-        """n_promotions: kinds of promotion, whose strengths follow the FEATURES."""
+        """n_promotions: kinds of promotion, whose strengths follow the FEATURES and the sales."""
         super().__init__()
-        n_features = len(FEATURES) + n_promotions
+        n_features = len(FEATURES) + N_WINDOWS + n_promotions
         self.register_buffer("mean", torch.zeros(n_features))
         self.register_buffer("std", torch.ones(n_features))
         self.layer_in = nn.Linear(n_features, hidden)

@@ -79,9 +79,8 @@ class Stars(nn.Module):
         # W_ctx: [e_time(t) ; log1p gap in days ; signals], from zero, one for both heads.
         self.context_weight = nn.Parameter(torch.zeros(d + 1 + data.n_signals, config.d_serve))
         self.auxiliary = nn.Linear(d, config.d_serve)
-        self.repeats = RepeatScorer(
-            config.repeat_hidden, data.n_promotions if config.promotions else 0
-        )
+        n_promotions = data.n_promotions if config.promotions else 0
+        self.repeats = RepeatScorer(config.repeat_hidden, n_promotions)
         if not config.context:  # from zero, where it then stays
             for part in (self.hour, self.weekday, self.week, self.signal, self.context_weight):
                 part.requires_grad_(False)

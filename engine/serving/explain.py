@@ -27,9 +27,9 @@ def explain(
     """JSON of a list.
 
     For every item: its source and score, and where vectors found it, the terms of the sum
-    scale · (dot + context) + prior + repeat, with the history's nearest items by cosine. The sum is
-    the score, and where the item was ranked after that, it is `retrieved` and the probability of
-    each objective stands beside the score.
+    scale · (dot + context) + prior + repeat + discovery, with the history's nearest items by
+    cosine. The sum is the score, and where the item was ranked after that, it is `retrieved` and
+    the probability of each objective stands beside the score.
     """
     answer = retrieved if ranked is None else ranked.answer
     if query.is_unknown:
@@ -82,13 +82,16 @@ def _scored(
             entry["objectives"] = dict(
                 zip(names, map(_number, ranked.objectives[place]), strict=True)
             )
-        head, scale, repeat = int(answer.source[place]), 1.0, 0.0
+        head, scale, repeat, discovery = int(answer.source[place]), 1.0, 0.0, 0.0
         if head == REPEAT:
             logits = query.repeat_logits[:, np.flatnonzero(query.state.item == item)[0]]
             # In a round robin only its logit tells from which list a repeat came.
             head = min(query.heads, key=lambda h: abs(float(logits[h] - by[item])))
             scale = float(recommender.weights.scale[head])
             repeat = float(logits[head] - prior - scale * (query.vectors[head] @ candidate))
+        elif recommender.weights.discovers and query.request.repeats == "exclude":
+            scale = float(recommender.weights.discovery[head, 0])
+            discovery = float(by[item] - prior - scale * (query.vectors[head] @ candidate))
         context = float(query.delta @ candidate)
         entry["vector"] = SOURCES[head]
         entry["terms"] = {
@@ -97,6 +100,7 @@ def _scored(
             "scale": _number(scale),
             "prior": _number(prior),
             "repeat": _number(repeat),
+            "discovery": _number(discovery),
         }
         entry["nearest"] = nearest[row]
         entries.append(entry)

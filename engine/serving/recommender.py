@@ -30,6 +30,7 @@ from engine.store.address import open_users
 from engine.store.codec import decode, encode
 from engine.store.users import UserRecord
 
+from .discovery import CANDIDATES, Discovery
 from .drift import Drift
 from .explain import REPEAT, explain
 from .funnel import Funnel, Ranked
@@ -66,6 +67,7 @@ class Recommender:
         indexed_at: unix seconds at which the index was built.
         calendar: of the shop.
         funnel: the stages after retrieval; None where the bundle has no ranker.
+        discovery: orders never-bought items.
     """
 
     def __init__(
@@ -149,6 +151,7 @@ class Recommender:
         self._index = SampledRecall(index, self._options.recall_share, counts=recall)
         if self.funnel is not None:
             self.funnel.set_items(self.catalogue, self.bias)
+        self.discovery = Discovery(self.catalogue, self.bias, self._promotions)
         self.indexed_at = time()
 
     @property
@@ -341,10 +344,9 @@ class Recommender:
         times = np.array([query.time for query in with_items])
         if not self.calendar.has_time:
             times = np.zeros_like(times)
-        days = np.array([query.moment.day for query in with_items])
-        features = repeat_features(
-            [q.state for q in with_items], self.catalogue.statistics, times, self._promotions, days
-        )
+        states = [query.state for query in with_items]
+        beside = self._beside(with_items)
+        features = repeat_features(states, self.catalogue.statistics, times, beside)
         scores = self.weights.repeat_scores(features)
         start = 0
         for query in with_items:
@@ -360,20 +362,23 @@ class Recommender:
             )
             start += len(items)
 
+    def _beside(self, queries: list[Query]) -> NDArray[np.float32]:
+        """What is known of the queries' bought items on their days: sales, promotions."""
+        items = np.concatenate([query.state.item for query in queries])
+        sold: NDArray[np.float32] = self.catalogue.sold[items]
+        if self._promotions is None:
+            return sold
+        days = np.repeat(
+            [query.moment.day for query in queries], [len(query.state.item) for query in queries]
+        )
+        return np.concatenate([sold, self._promotions.at(items, days)], axis=1)
+
     def _retrieve(self, queries: list[Query], wanted: list[int]) -> list[RankedList]:
         """The best items of every query, so many: one scan for all, repeats merged, two lists
         interleaved."""
         if not queries:
             return []
-        vectors, masks = [], []
-        for query in queries:
-            allowed = query.allowed
-            if self._repeats or query.request.repeats == "exclude":
-                allowed = without(allowed, query.state.item)
-            for head in query.heads:
-                vectors.append(query.vectors[head])
-                masks.append(allowed)
-        found = self._index.search(np.array(vectors), max(wanted), np.array(masks))
+        found = self._search(queries, max(wanted))
         lists, row = [], 0
         for query, k in zip(queries, wanted, strict=True):
             rows = slice(row, row + len(query.heads))
@@ -384,6 +389,38 @@ class Recommender:
             of_query = TopK(found.scores[rows], found.items[rows])
             lists.append(ranked(of_query, query.heads, bought, k, REPEAT))
         return lists
+
+    def _search(self, queries: list[Query], k: int) -> TopK:
+        """The k best items that are not merged in afterwards, a row a vector of each query."""
+        asking, vectors, masks = [], [], []
+        for query in queries:
+            allowed = query.allowed
+            if self._repeats or query.request.repeats == "exclude":
+                allowed = without(allowed, query.state.item)
+            for head in query.heads:
+                asking.append((query, head))
+                vectors.append(query.vectors[head])
+                masks.append(allowed)
+        every_vector, every_mask = np.array(vectors), np.array(masks)
+        again = np.array([q.request.repeats == "exclude" for q, _ in asking])
+        if not (self.weights.discovers and again.any()):
+            return self._index.search(every_vector, k, every_mask)
+        found = TopK.empty(len(asking), k)
+        for rows in (np.flatnonzero(~again), np.flatnonzero(again)):
+            if not len(rows):
+                continue
+            discovers = bool(again[rows[0]])
+            n = max(k, CANDIDATES) if discovers else k
+            best = self._index.search(every_vector[rows], n, every_mask[rows])
+            if not discovers:
+                found.scores[rows], found.items[rows] = best
+                continue
+            for row, nearest in zip(rows.tolist(), best.items, strict=True):
+                query, head = asking[row]
+                found.scores[row], found.items[row] = self.discovery.best(
+                    query, head, nearest, self.weights.discovery[head], k
+                )
+        return found
 
     def _popular(self, query: Query) -> Reply:
         """The most bought items that qualify, for a user of whom nothing is known."""

@@ -26,6 +26,7 @@ class RequestWeights:
         repeat_in [F, H], repeat_in_bias [H]: first layer, standardisation folded in.
         repeat_middle [H, H], repeat_middle_bias [H], repeat_out [H, 2], repeat_out_bias [2].
         scale [2]: a, the scale of a bought item's dot product, for h_next and h_gen.
+        discovery [2, F]: of never-bought items' features, for either vector (discovery.py).
         signals [days, S]: standardised signals known beforehand, from local day `first_day`.
         n_categorical, n_numeric: user features.
     """
@@ -42,6 +43,7 @@ class RequestWeights:
     repeat_out: Floats
     repeat_out_bias: Floats
     scale: Floats
+    discovery: Floats
     signals: Floats
     first_day: int
     n_categorical: int
@@ -56,6 +58,11 @@ class RequestWeights:
     def arrays(self) -> dict[str, NDArray[Any]]:
         """As the bundle stores them."""
         return {f.name: np.atleast_1d(getattr(self, f.name)) for f in fields(self)}
+
+    @property
+    def discovers(self) -> bool:
+        """Whether never-bought items are ordered by more than the vectors."""
+        return bool(self.discovery[:, 1:].any() or (self.discovery[:, 0] != 1).any())
 
     def calendar(self, manifest: Manifest) -> Calendar:
         """What is known beforehand about a moment, in the bundle's shop."""

@@ -193,9 +193,11 @@ class Batches:
         drawn = self._sampler.draw(bought, following, general, pages, rng)
         n_states = len(states)
         features = repeat_features(
-            states, past.statistics, request["time"][:n_states],
-            self._promotions, request["day"][:n_states],
-        )  # fmt: skip
+            states,
+            past.statistics,
+            request["time"][:n_states],
+            self._beside(states, request["day"][:n_states]),
+        )
 
         item, place = np.unique(
             np.concatenate([past.item[at][valid], drawn.item, drawn.shared]), return_inverse=True
@@ -301,6 +303,15 @@ class Batches:
         if not self._config.train.history_candidates:
             return []
         return [self._state(u, s) for u, s in zip(user, session, strict=True)]
+
+    def _beside(self, states: list[RepeatState], days: NDArray[np.int64]) -> NDArray[np.float32]:
+        """What is known of the states' items on the days of their requests: sales, promotions."""
+        items = np.concatenate([_NOTHING, *(state.item for state in states)])
+        days = np.repeat(days, [len(state.item) for state in states])
+        sold = self._past.sales.recent(items, days)
+        if self._promotions is None:
+            return sold
+        return np.concatenate([sold, self._promotions.at(items, days)], axis=1)
 
     def _state(self, user: int, session: int) -> RepeatState:
         """Repeat items before `session`."""

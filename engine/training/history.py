@@ -12,6 +12,7 @@ from engine.data.dataset import Dataset
 from engine.errors import ConfigError
 from engine.features import Calendar, History, recency_buckets
 from engine.repeats import RepeatHistory, RepeatItemStatistics, RepeatState, repeat_history
+from engine.sales import Sales
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Past:
         log_p: [N] float32, log of the smoothed share of each item.
         repeats: one RepeatHistory a user.
         statistics: of the items, for the repeat features.
+        sales: of the items, by day.
     """
 
     dataset: Dataset
@@ -49,6 +51,7 @@ class Past:
     log_p: NDArray[np.float32]
     repeats: list[RepeatHistory] = field(repr=False)
     statistics: RepeatItemStatistics
+    sales: Sales
 
     def events(self, user: int) -> slice:
         """Where the user's events lie in the flat arrays."""
@@ -121,6 +124,7 @@ def past(dataset: Dataset, cut: int, alpha: float, repeat_types: tuple[str, ...]
         log_p=np.log(smoothed / smoothed.sum()).astype(np.float32),
         repeats=repeats,
         statistics=statistics,
+        sales=_sales(repeats, calendar, len(dataset.item_ids), cut),
     )
 
 
@@ -133,6 +137,14 @@ def _codes(event_types: list[str], repeat_types: tuple[str, ...]) -> NDArray[np.
             f"got {list(repeat_types)}"
         )
     return np.array([event_types.index(name) for name in repeat_types], np.int32)
+
+
+def _sales(repeats: list[RepeatHistory], calendar: Calendar, n_items: int, cut: int) -> Sales:
+    """All users' purchases by item and local day; where there is no time, all on one day."""
+    item = np.concatenate([r.item for r in repeats])
+    days = calendar.clock.day(np.concatenate([r.last_time for r in repeats]))
+    until = calendar.clock.day(np.array([cut if calendar.has_time else 0]))
+    return Sales.of(item, days, n_items, int(until[0]))
 
 
 def _statistics(repeats: list[RepeatHistory], subclass: NDArray[np.int32]) -> RepeatItemStatistics:

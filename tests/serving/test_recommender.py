@@ -42,7 +42,7 @@ def ask(recommender: Recommender, **changes: Any) -> Reply:
 def total(entry: dict[str, Any]) -> float:
     terms = entry["terms"]
     dot = terms["scale"] * (terms["dot"] + terms["context"])
-    return float(dot + terms["prior"] + terms["repeat"])
+    return float(dot + terms["prior"] + terms["repeat"] + terms["discovery"])
 
 
 @pytest.mark.parametrize("strategy", ["next", "general", "round_robin"])

@@ -16,6 +16,7 @@ from engine.repeats import (
     repeat_features,
     repeat_history,
 )
+from engine.sales import Sales
 from engine.training.history import Past, past
 from engine.training.sampling import CandidateSampler, Pairs
 from tests.tiny import cut_of, shop_of, tiny_config, tiny_shop, without_later
@@ -28,7 +29,7 @@ def flat(value: Any) -> list[Any]:
     """The arrays and numbers in a Past, but for the dataset that it was made of."""
     if isinstance(value, list):
         return [leaf for part in value for leaf in flat(part)]
-    if isinstance(value, Past | RepeatHistory | RepeatItemStatistics | Calendar):
+    if isinstance(value, Past | RepeatHistory | RepeatItemStatistics | Sales | Calendar):
         names = [f.name for f in fields(value) if f.name not in ("dataset", "clock")]
         return [leaf for name in names for leaf in flat(getattr(value, name))]
     return [value]

@@ -53,6 +53,7 @@ class Case:
             end,
             log_p=before.log_p,
             statistics=before.statistics,
+            sales=before.sales,
             catalogue=before.catalogue,
             repeats=repeats,
         )

@@ -24,7 +24,7 @@ VARIANTS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "no_promotions": {"model": {"promotions": False}},
     PRIOR: {"train": {"lambda_train": PRIOR_LAMBDA}},
     "no_subclass_negatives": {"train": {"subclass_negatives": 0}},
-    "no_delta": {"train": {"delta_lr_scale": 0.0}},
+    "no_delta": {"train": {"delta_lr_scale": 0.0, "delta_start": "zero"}},
     "cls_pooling": {"model": {"pooling": "cls"}},
 }
 

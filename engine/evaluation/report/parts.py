@@ -25,13 +25,14 @@ _DATA = (
 )  # fmt: skip
 _MODEL = (
     "engine/model", "engine/training", "engine/config.py", "engine/features.py",
-    "engine/repeats.py", "engine/promotions.py", "engine/ops.py", "kernels/*/reference.py",
+    "engine/repeats.py", "engine/sales.py", "engine/promotions.py", "engine/ops.py",
+    "kernels/*/reference.py",
 )  # fmt: skip
 _SERVED = (
     "engine/serving", "engine/retrieval", "engine/compile", "engine/catalogue",
     "engine/bundle.py", "engine/pipeline.py", "engine/evaluation/evaluate.py",
-    "engine/evaluation/candidate_sets.py", "engine/evaluation/report/stars_part.py",
-    "engine/evaluation/report/drift.py",
+    "engine/evaluation/discovery.py", "engine/evaluation/candidate_sets.py",
+    "engine/evaluation/report/stars_part.py", "engine/evaluation/report/drift.py",
 )  # fmt: skip
 _RIVALS = "engine/evaluation/report/rivals.py"
 SOURCES = {
