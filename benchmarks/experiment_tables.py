@@ -7,6 +7,8 @@ ROOT = Path(__file__).resolve().parents[1]
 NOTES = ROOT / "engine" / "evaluation" / "EXPERIMENTS.md"
 RUNS = ROOT / "benchmarks" / "results" / "amazon.jsonl"
 JOURNEY = ROOT / "benchmarks" / "results" / "journey_experiments.jsonl"
+REPEATS = ROOT / "benchmarks" / "results" / "repeat_experiments.jsonl"
+DISCOVERY = ROOT / "benchmarks" / "results" / "discovery_experiments.jsonl"
 TRIED = ROOT / "benchmarks" / "results" / "amazon_experiments.jsonl"
 
 
@@ -49,6 +51,25 @@ def journey_table(rows: list[dict[str, Any]]) -> str:
         f"| {run['cpu_minutes']:g} |"
         for run in rows
     ]
+    return "\n".join(lines)
+
+
+def repeats_table(rows: list[dict[str, Any]]) -> str:
+    """What the repeat network alone reached, by cuts before the final one."""
+    cuts = list(rows[0]["cuts"])
+    lines = [f"| repeat network | {' | '.join(f'cut −{cut}' for cut in cuts)} |"]
+    lines.append("|" + "---|" * (len(cuts) + 1))
+    lines += [
+        f"| {run['name']} | {' | '.join(_figures(run['cuts'][cut]) for cut in cuts)} |"
+        for run in rows
+    ]
+    return "\n".join(lines)
+
+
+def discovery_table(rows: list[dict[str, Any]]) -> str:
+    """What was found of items that a household never bought."""
+    lines = ["| order | items never bought before |", "|---|---|"]
+    lines += [f"| {run['name']} | {_figures(run)} |" for run in rows]
     return "\n".join(lines)
 
 

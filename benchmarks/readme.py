@@ -227,6 +227,8 @@ TABLES: dict[Path, dict[str, tuple[Path, Callable[[Any], str]]]] = {
         "amazon_runs": (experiment_tables.RUNS, experiment_tables.runs_table),
         "amazon_tried": (experiment_tables.TRIED, experiment_tables.tried_table),
         "journey_tried": (experiment_tables.JOURNEY, experiment_tables.journey_table),
+        "repeats_tried": (experiment_tables.REPEATS, experiment_tables.repeats_table),
+        "discovery_tried": (experiment_tables.DISCOVERY, experiment_tables.discovery_table),
     },
     COMPILE_README: {
         "artifacts": (compile_tables.RESULT, compile_tables.artifacts_table),
@@ -237,7 +239,8 @@ TABLES: dict[Path, dict[str, tuple[Path, Callable[[Any], str]]]] = {
 # One JSON line a row.
 _OF_LINES = (
     RETRIEVAL, USERS, SUITE, compile_tables.RESULT, experiment_tables.RUNS, experiment_tables.TRIED,
-    experiment_tables.JOURNEY, device_tables.RESULT,
+    experiment_tables.JOURNEY, experiment_tables.REPEATS, experiment_tables.DISCOVERY,
+    device_tables.RESULT,
 )  # fmt: skip
 
 

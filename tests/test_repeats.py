@@ -299,4 +299,3 @@ def test_what_is_known_of_the_items_stands_behind_the_features() -> None:
     features = repeat_features(states, statistics(), now, beside)
     np.testing.assert_array_equal(features[:, :-2], repeat_features(states, statistics(), now))
     np.testing.assert_array_equal(features[:, -2:], beside)
-
