@@ -73,6 +73,7 @@ class TrainConfig(_Frozen):
     lambda_neg: float = Field(0.1, ge=0)
     lambda_aux: float = Field(0.1, ge=0)
     lambda_gen: float = Field(0.5, ge=0)
+    lambda_rep: float = Field(0.0, ge=0, description="of the order among bought items alone")
     target_sessions: int = Field(1, ge=1, description="following sessions that L_next's span")
     target_decay: float = Field(
         1.0, gt=0, le=1, description="weight of each against the one before"
@@ -128,6 +129,7 @@ _PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "delta_freeze": 0.0,
             "delta_lr_scale": 1.0,
             "delta_start": "cooccurrence",
+            "lambda_rep": 1.0,
         },
     },
     "paper": {

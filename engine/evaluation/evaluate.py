@@ -165,7 +165,7 @@ def answered(
 
 
 def choose_lambda(
-    bundle: Bundle, dataset: Dataset, end: int, cost: float = 0.01, threads: int = 1
+    bundle: Bundle, dataset: Dataset, end: int, cost: float = 0.003, threads: int = 1
 ) -> tuple[float, dict[float, dict[str, float]]]:
     """λ_serve: the largest that costs at most `cost` of the NDCG@10 at λ 0, for h_next.
 

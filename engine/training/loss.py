@@ -1,6 +1,7 @@
 """The training objective (engine/model/README.md, "Objective")."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,13 +18,22 @@ from .shared_softmax import shared_softmax
 @dataclass(frozen=True)
 class Losses:
     """Means over the batch's positions, scalars: L = next + λ_neg negative + λ_aux auxiliary
-    + λ_gen general."""
+    + λ_gen general + λ_rep repeat."""
 
     total: Tensor
     next: Tensor
     general: Tensor
     negative: Tensor
     auxiliary: Tensor
+    repeat: Tensor
+
+
+class _Terms(NamedTuple):
+    """Of one head: loss and negative loss [P], repeat loss a scalar."""
+
+    loss: Tensor
+    negative: Tensor
+    repeat: Tensor
 
 
 class Objective(nn.Module):
@@ -58,22 +68,26 @@ class Objective(nn.Module):
         repeat = model.repeats(batch.candidates.features) if model.config.repeats else None
 
         following = self._softmax(0, h_next, items, prior, repeat, batch)
-        general_loss = auxiliary = torch.zeros_like(following[0][0])
+        general_loss = auxiliary = torch.zeros_like(following.repeat)
+        repeat_loss = following.repeat
         if read_out is not None:
             h_general = model.head_general(read_out) + delta
-            general_loss = self._softmax(1, h_general, items, prior, repeat, batch)[0].mean()
+            general = self._softmax(1, h_general, items, prior, repeat, batch)
+            general_loss = general.loss.mean()
+            repeat_loss = repeat_loss + config.lambda_gen * general.repeat
         if config.lambda_aux:
             auxiliary = _auxiliary(
                 model.auxiliary(last), items.index_select(0, batch.auxiliary), batch.auxiliary
             )
-        next_loss, negative = following[0].mean(), following[1].mean()
+        next_loss, negative = following.loss.mean(), following.negative.mean()
         total = (
             next_loss
             + config.lambda_neg * negative
             + config.lambda_aux * auxiliary
             + config.lambda_gen * general_loss
+            + config.lambda_rep * repeat_loss
         )
-        return Losses(total, next_loss, general_loss, negative, auxiliary)
+        return Losses(total, next_loss, general_loss, negative, auxiliary, repeat_loss)
 
     def _softmax(
         self,
@@ -83,15 +97,16 @@ class Objective(nn.Module):
         prior: Tensor,
         repeat: Tensor | None,
         batch: Batch,
-    ) -> tuple[Tensor, Tensor]:
-        """loss and negative loss [P] of one head."""
+    ) -> _Terms:
+        """The terms of one head."""
         own = batch.candidates
         weight = own.weight_next if head == 0 else own.weight_general
         if self._few and hidden.device.type == "cpu":
             lists = own.shared, own.shared_log_pi, own.own, own.log_pi, weight
             loss = shared_softmax(hidden, items, prior, *lists)
-            return loss, torch.zeros_like(loss)
+            return _Terms(loss, torch.zeros_like(loss), loss.new_zeros(()))
         offset = torch.zeros_like(own.log_pi)
+        repeat_loss = offset.new_zeros(())
         if repeat is not None:
             # ρ = r + (a - 1) h·c, so that a bought item's logit is a h·c + b + r.
             dot = (hidden @ items.T).gather(1, own.own.clamp(min=0))
@@ -99,7 +114,11 @@ class Objective(nn.Module):
             # Under mixed precision r comes in a half type, which CUDA would not copy into fp32.
             r = flat.index_copy(0, own.bought, repeat[:, head].to(flat.dtype)).view_as(dot)
             bought = flat.index_fill(0, own.bought, 1.0).view_as(dot)
-            offset = r + (self.model.repeats.scale[head] - 1) * bought * dot
+            scale = self.model.repeats.scale[head]
+            offset = r + (scale - 1) * bought * dot
+            if self._config.lambda_rep:
+                logits = r + scale * dot.detach() + prior[own.own.clamp(min=0)]
+                repeat_loss = _repeat(logits, bought > 0, weight > 0)
         result = candidate_softmax(
             hidden,
             items,
@@ -112,7 +131,23 @@ class Objective(nn.Module):
             weight,
             own.negative,
         )
-        return result.loss, result.negative_loss
+        return _Terms(result.loss, result.negative_loss, repeat_loss)
+
+
+def _repeat(logits: Tensor, bought: Tensor, target: Tensor) -> Tensor:
+    """Softmax loss of the targets that were bought before among all that were.
+
+    Args:
+        logits: [P, C] of own candidates.
+        bought, target: [P, C] bool.
+    Returns:
+        The mean over such targets, a scalar: every purchase counts alike, in a large session as in
+        a small one. 0 where there is none.
+    """
+    logits = logits.masked_fill(~bought, torch.finfo(logits.dtype).min)
+    wanted = (bought & target).to(logits.dtype)
+    loss = (torch.logsumexp(logits, dim=1, keepdim=True) - logits) * wanted
+    return loss.sum() / wanted.sum().clamp(min=1)
 
 
 def _auxiliary(projected: Tensor, target: Tensor, item: Tensor) -> Tensor:

@@ -336,3 +336,5 @@ def test_a_report_of_what_is_there_says_what_is_not(ran: Ran, tmp_path: Path) ->
     (tmp_path / "parts" / f"{SHOP}.json").unlink()
     with pytest.raises(ConfigError, match=r"--as-is: expected the part stars.full.cut0.seed0"):
         main_report(tmp_path, ran.data, config=ran.config, as_is=True)
+    with pytest.raises(ConfigError, match=r"--as-is: expected it without --only"):
+        main_report(tmp_path, ran.data, config=ran.config, as_is=True, only=["stars"])

@@ -11,6 +11,7 @@ from torch import Tensor
 from engine.model.build import build_model, model_data
 from engine.model.stars import Events, Stars
 from engine.repeats import FEATURES
+from engine.sales import N_WINDOWS
 from tests.tiny import events_of, random_inputs, tiny_config, tiny_shop, trained_like
 
 LENGTH = 11
@@ -199,7 +200,8 @@ def test_the_context_offset_reads_every_argument() -> None:
 
 def test_the_repeat_term_starts_at_0() -> None:
     model = build_model(tiny_config().model, tiny_shop(), seed=0)
-    features = torch.randn(7, len(FEATURES), generator=torch.Generator().manual_seed(9))
+    width = len(FEATURES) + N_WINDOWS
+    features = torch.randn(7, width, generator=torch.Generator().manual_seed(9))
     model.repeats.standardise(5 + 3 * features)
     assert not model.repeats(features).any()
     assert model.repeats(features).shape == (7, 2)
@@ -209,7 +211,7 @@ def test_the_repeat_term_starts_at_0() -> None:
 
 def test_a_constant_repeat_feature_does_not_divide_by_0() -> None:
     model = stars()
-    features = torch.zeros(7, len(FEATURES))
+    features = torch.zeros(7, len(FEATURES) + N_WINDOWS)
     model.repeats.standardise(features)
     assert bool(model.repeats(features).isfinite().all())
 

@@ -15,6 +15,7 @@ from engine.errors import DataError
 from engine.features import UserFeatures, encode_inputs, window_start
 from engine.model.build import build_model
 from engine.repeats import FEATURES
+from engine.sales import N_WINDOWS
 from engine.training.batches import Batch, Batches, _Window
 from engine.training.history import Past, past
 from engine.training.pages import page_negatives
@@ -329,7 +330,8 @@ def test_repeat_rows_stand_at_what_was_bought_before_the_end() -> None:
     for p, (window, end) in enumerate(flat):
         at = history.events(window.user)
         assert found[p] == set(history.item[at][: window.start + end].tolist())
-    assert batch.candidates.features.shape == (len(batch.candidates.bought), len(FEATURES))
+    width = len(FEATURES) + N_WINDOWS
+    assert batch.candidates.features.shape == (len(batch.candidates.bought), width)
 
 
 def test_fewer_than_two_sessions_are_refused(tmp_path: Path) -> None:

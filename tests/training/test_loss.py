@@ -74,6 +74,37 @@ def test_a_bought_item_scores_by_scale_and_repeat_term(monkeypatch: pytest.Monke
                 assert z.item() == pytest.approx(expected.item(), abs=2e-4)
 
 
+def test_the_repeat_loss_is_of_the_order_among_bought_items(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of each head, by gen's weight: log-softmax over a position's bought items, its targets."""
+    made, batch = objective(lambda_train=0.4, lambda_rep=2.0, lambda_gen=0.3), a_batch()
+    losses, calls = softmax_calls(made, batch, monkeypatch)
+    width, expected = batch.candidates.own.shape[1], 0.0
+    bought: dict[int, list[int]] = {}
+    for place in batch.candidates.bought.tolist():
+        bought.setdefault(place // width, []).append(place % width)
+    for call, share in zip(calls, (1.0, 0.3), strict=True):
+        dot = (call["hidden"] @ call["items"].T).detach()
+        found = []
+        for p, columns in bought.items():
+            own = batch.candidates.own[p, columns]
+            z = dot[p, own] + call["bias"][own] + call["offset"][p, columns].detach()
+            wanted = call["weight"][p, columns] > 0
+            if wanted.any():
+                found += (torch.logsumexp(z, 0) - z[wanted]).tolist()
+        assert len(found) > 10
+        expected += share * float(np.mean(found))
+    assert losses.repeat.item() == pytest.approx(expected, rel=1e-4)
+    plain = objective(lambda_train=0.4, lambda_gen=0.3)(batch)
+    assert losses.total.item() == pytest.approx(plain.total.item() + 2 * expected, rel=1e-4)
+    losses.repeat.backward()
+    touched = {name for name, value in made.model.named_parameters() if value.grad is not None}
+    moved = {n for n, v in made.model.named_parameters() if n in touched and v.grad.abs().sum() > 0}
+    assert moved
+    assert all(name.startswith("repeats.") for name in moved), moved
+
+
 def test_each_head_has_its_own_targets_and_the_same_context(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -63,9 +63,11 @@ def main_report(
         The report; None with `only`.
     Raises:
         BackendUnavailable: what draws the page, or a peer, is not installed.
-        ConfigError: `from_results` is no report, `only` names no part, or with `as_is` the full
-            model's at the final cut is not there.
+        ConfigError: `from_results` is no report, `only` names no part or comes with `as_is`, or
+            with `as_is` the full model's at the final cut is not there.
     """
+    if only and as_is:
+        raise ConfigError("--as-is: expected it without --only, which makes no report, got both")
     check_page("stars report")
     from .page import quality_page
 
