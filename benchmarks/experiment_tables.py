@@ -8,6 +8,7 @@ NOTES = ROOT / "engine" / "evaluation" / "EXPERIMENTS.md"
 RUNS = ROOT / "benchmarks" / "results" / "amazon.jsonl"
 JOURNEY = ROOT / "benchmarks" / "results" / "journey_experiments.jsonl"
 REPEATS = ROOT / "benchmarks" / "results" / "repeat_experiments.jsonl"
+LAMBDAS = ROOT / "benchmarks" / "results" / "lambda_experiments.jsonl"
 DISCOVERY = ROOT / "benchmarks" / "results" / "discovery_experiments.jsonl"
 TRIED = ROOT / "benchmarks" / "results" / "amazon_experiments.jsonl"
 
@@ -63,6 +64,22 @@ def repeats_table(rows: list[dict[str, Any]]) -> str:
         f"| {run['name']} | {' | '.join(_figures(run['cuts'][cut]) for cut in cuts)} |"
         for run in rows
     ]
+    return "\n".join(lines)
+
+
+def lambdas_table(rows: list[dict[str, Any]]) -> str:
+    """What λ_serve costs and shows on the validation window of each cut."""
+    values = sorted({entry["lambda"] for run in rows for entry in run["validation"]})
+    lines = [f"| validation window of | {' | '.join(f'λ {value:g}' for value in values)} |"]
+    lines.append("|" + "---|" * (len(values) + 1))
+    for run in rows:
+        by = {entry["lambda"]: entry for entry in run["validation"]}
+        cells = (
+            f"{by[value]['ndcg@10']:.4f} / {by[value]['coverage@10']:.3f}" if value in by else "–"
+            for value in values
+        )
+        cut = f"cut −{run['cut']}" if run["cut"] else "the final cut"
+        lines.append(f"| {cut} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

@@ -228,6 +228,7 @@ TABLES: dict[Path, dict[str, tuple[Path, Callable[[Any], str]]]] = {
         "amazon_tried": (experiment_tables.TRIED, experiment_tables.tried_table),
         "journey_tried": (experiment_tables.JOURNEY, experiment_tables.journey_table),
         "repeats_tried": (experiment_tables.REPEATS, experiment_tables.repeats_table),
+        "lambdas_tried": (experiment_tables.LAMBDAS, experiment_tables.lambdas_table),
         "discovery_tried": (experiment_tables.DISCOVERY, experiment_tables.discovery_table),
     },
     COMPILE_README: {
@@ -240,7 +241,7 @@ TABLES: dict[Path, dict[str, tuple[Path, Callable[[Any], str]]]] = {
 _OF_LINES = (
     RETRIEVAL, USERS, SUITE, compile_tables.RESULT, experiment_tables.RUNS, experiment_tables.TRIED,
     experiment_tables.JOURNEY, experiment_tables.REPEATS, experiment_tables.DISCOVERY,
-    device_tables.RESULT,
+    experiment_tables.LAMBDAS, device_tables.RESULT,
 )  # fmt: skip
 
 
