@@ -21,6 +21,7 @@ from .protocol import Task, next_session
 
 HELD = 10.0  # requests that the vectors' own order counts as
 _STEPS, _AT_ONCE = 50, 64
+_REQUESTS = 4096  # as many as nine weights need; a request's candidates are a thousand rows
 
 Examples = list[tuple[Tensor, Tensor, Tensor]]  # features [n, F], b [n], places of the targets
 
@@ -46,10 +47,12 @@ def fit_discovery(
 def _examples(recommender: Recommender, dataset: Dataset, task: Task, head: int) -> Examples:
     """Candidates by one head, of the requests with a target among them."""
     found = []
-    asked = requests_of(dataset, task, STRATEGIES[head], repeats="exclude")
+    step = max(-(-len(task.users) // _REQUESTS), 1)
+    asked = requests_of(dataset, task, STRATEGIES[head], repeats="exclude")[::step]
+    wanted = task.targets[::step]
     for start in range(0, len(asked), _AT_ONCE):
         part = asked[start : start + _AT_ONCE]
-        targets = task.targets[start : start + _AT_ONCE]
+        targets = wanted[start : start + _AT_ONCE]
         for (query, best), target in zip(
             recommender.candidates(part, CANDIDATES), targets, strict=True
         ):

@@ -41,9 +41,17 @@ class Discovery:
         catalogue: of the items.
         bias: [N] the prior b.
         promotions: of K kinds; None is K = 0.
+        has_time: False where the shop's events have an order alone; nothing fades then.
     """
 
-    def __init__(self, catalogue: Catalogue, bias: Floats, promotions: Promotions | None) -> None:
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        bias: Floats,
+        promotions: Promotions | None,
+        has_time: bool = True,
+    ) -> None:
+        self._has_time = has_time
         self._bias, self._promotions, self._candidates = bias, promotions, catalogue.candidates
         self._active = np.flatnonzero(catalogue.active).astype(np.int32)
         self._selling_on: dict[int, NDArray[np.int64]] = {}
@@ -92,7 +100,8 @@ class Discovery:
         state = query.state
         own = state.item, state.count, state.last_time, state.decayed[:, _HALF_LIFE]
         of_catalogue = self._subclass, self._of_items
-        _fill(rows, items, dot, own, query.time, of_catalogue, self._n_subclasses)
+        time = query.time if self._has_time else 0
+        _fill(rows, items, dot, own, time, of_catalogue, self._n_subclasses)
         if self._promotions is None:
             return rows
         strength = self._promotions.at(

@@ -151,7 +151,9 @@ class Recommender:
         self._index = SampledRecall(index, self._options.recall_share, counts=recall)
         if self.funnel is not None:
             self.funnel.set_items(self.catalogue, self.bias)
-        self.discovery = Discovery(self.catalogue, self.bias, self._promotions)
+        self.discovery = Discovery(
+            self.catalogue, self.bias, self._promotions, self.calendar.has_time
+        )
         self.indexed_at = time()
 
     @property

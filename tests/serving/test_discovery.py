@@ -134,3 +134,13 @@ def test_the_terms_of_an_explanation_are_the_score(bundle: Path) -> None:
 
 def test_features_are_named() -> None:
     assert len(WEIGHTS) == len(FEATURES) + 1
+
+
+def test_where_there_is_no_time_the_time_of_a_request_changes_nothing(bundle: Path) -> None:
+    opened = Bundle.open(bundle)
+    arrays = {**opened.request_weights, "discovery": np.stack([WEIGHTS, WEIGHTS])}
+    manifest = opened.manifest.model_copy(update={"has_time": False})
+    recommender = Recommender(replace(opened, request_weights=arrays, manifest=manifest))
+    one, other = (ask(recommender, repeats="exclude", time=time) for time in (TIME, TIME + 10**7))
+    assert one.item_ids.tolist() == other.item_ids.tolist()
+    assert one.scores.tolist() == other.scores.tolist()
