@@ -87,6 +87,7 @@ def test_what_a_run_leaves_behind(tmp_path: Path) -> None:
         "general",
         "negative",
         "auxiliary",
+        "repeat",
     } == set(records(tmp_path / "run")[0])
 
 
