@@ -130,6 +130,7 @@ _PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "delta_lr_scale": 1.0,
             "delta_start": "cooccurrence",
             "lambda_rep": 1.0,
+            "refit_epochs": 0.0,
         },
     },
     "paper": {
