@@ -9,6 +9,7 @@ RUNS = ROOT / "benchmarks" / "results" / "amazon.jsonl"
 JOURNEY = ROOT / "benchmarks" / "results" / "journey_experiments.jsonl"
 REPEATS = ROOT / "benchmarks" / "results" / "repeat_experiments.jsonl"
 LAMBDAS = ROOT / "benchmarks" / "results" / "lambda_experiments.jsonl"
+REFITS = ROOT / "benchmarks" / "results" / "refit_experiments.jsonl"
 DISCOVERY = ROOT / "benchmarks" / "results" / "discovery_experiments.jsonl"
 TRIED = ROOT / "benchmarks" / "results" / "amazon_experiments.jsonl"
 
@@ -80,6 +81,17 @@ def lambdas_table(rows: list[dict[str, Any]]) -> str:
         )
         cut = f"cut −{run['cut']}" if run["cut"] else "the final cut"
         lines.append(f"| {cut} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def refits_table(rows: list[dict[str, Any]]) -> str:
+    """Weights refitted on the last 28 days, beside those that never saw them."""
+    lines = ["| next session after | without | refitted |", "|---|---|---|"]
+    lines += [
+        f"| cut −{run['cut']}, {run['name']} | {_figures(run['without'])} "
+        f"| {_figures(run['refitted'])} |"
+        for run in rows
+    ]
     return "\n".join(lines)
 
 

@@ -228,6 +228,7 @@ TABLES: dict[Path, dict[str, tuple[Path, Callable[[Any], str]]]] = {
         "amazon_tried": (experiment_tables.TRIED, experiment_tables.tried_table),
         "journey_tried": (experiment_tables.JOURNEY, experiment_tables.journey_table),
         "repeats_tried": (experiment_tables.REPEATS, experiment_tables.repeats_table),
+        "refits_tried": (experiment_tables.REFITS, experiment_tables.refits_table),
         "lambdas_tried": (experiment_tables.LAMBDAS, experiment_tables.lambdas_table),
         "discovery_tried": (experiment_tables.DISCOVERY, experiment_tables.discovery_table),
     },
@@ -241,7 +242,7 @@ TABLES: dict[Path, dict[str, tuple[Path, Callable[[Any], str]]]] = {
 _OF_LINES = (
     RETRIEVAL, USERS, SUITE, compile_tables.RESULT, experiment_tables.RUNS, experiment_tables.TRIED,
     experiment_tables.JOURNEY, experiment_tables.REPEATS, experiment_tables.DISCOVERY,
-    experiment_tables.LAMBDAS, device_tables.RESULT,
+    experiment_tables.LAMBDAS, experiment_tables.REFITS, device_tables.RESULT,
 )  # fmt: skip
 
 
