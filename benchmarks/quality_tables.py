@@ -1,7 +1,7 @@
 """Tables of `stars report`'s stored result."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,8 @@ from engine.evaluation.report.page import sections
 from engine.evaluation.report.page_parts import amazon
 from engine.evaluation.report.page_tables import ablation, discovery, main_table, rolling
 from engine.reporting.tables import Section, Table
+
+from .markdown import markdown_table
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "engine" / "evaluation" / "README.md"
@@ -22,7 +24,7 @@ def claims_table(report: dict[str, Any]) -> str:
         for section in sections(report)
         for claim in section.claims
     ]
-    return _lines(("", "claim", "here", "found"), rows)
+    return markdown_table(("", "claim", "here", "found"), rows)
 
 
 def shop_table(
@@ -53,12 +55,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
 
 
 def _markdown(table: Table) -> str:
-    return _lines(table.heads, [[cell.text for cell in row] for row in table.rows])
-
-
-def _lines(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown_table(table.heads, [[cell.text for cell in row] for row in table.rows])
 
 
 def store(report: Path) -> None:
